@@ -1,0 +1,50 @@
+"""Settings of the learners, one class an algorithm, told apart by ``kind``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from worldrl.config.base import Settings
+
+Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+class LearnerSettings(Settings):
+    """What every learner has."""
+
+    batch_size: PositiveInt = 256
+    discount: float = Field(0.99, ge=0, lt=1)
+
+
+class SACSettings(LearnerSettings):
+    """Soft actor-critic; the variants of imagination.md section 4.2 are settings."""
+
+    kind: Literal["sac"] = "sac"
+    hidden: Hidden = (256, 256)
+    num_critics: PositiveInt = 2
+    actor_learning_rate: PositiveFloat = 1e-4
+    critic_learning_rate: PositiveFloat = 3e-4
+    temperature_learning_rate: PositiveFloat = 1e-4
+    target_rate: float = Field(0.005, gt=0, le=1)
+    temperature: Literal["auto", "fixed"] = "auto"
+    initial_temperature: PositiveFloat = 1.0
+    max_temperature: PositiveFloat | None = 1.0
+    target_entropy: float | None = None
+    """None means minus the number of action dimensions."""
+    entropy_in_target: bool = True
+    actor_schedule: Literal["constant", "cosine"] = "cosine"
+    layer_norm: bool = False
+    init: Literal["default", "edac"] = "default"
+
+
+class BCSettings(LearnerSettings):
+    """Behaviour cloning with a deterministic tanh policy and mean squared error."""
+
+    kind: Literal["bc"] = "bc"
+    hidden: Hidden = (256, 256)
+    learning_rate: PositiveFloat = 3e-4
+
+
+Learner = Annotated[SACSettings | BCSettings, Field(discriminator="kind")]

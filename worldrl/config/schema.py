@@ -1,0 +1,181 @@
+"""The schema of every setting and its default.
+
+Two roots: :class:`PretrainConfig` for ``worldrl pretrain`` and :class:`TrainConfig` for
+``worldrl train``. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from worldrl.config.base import Settings
+from worldrl.config.learners import Learner, SACSettings
+
+Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+PENALTIES = (
+    "none",
+    "max_aleatoric",
+    "max_dev_from_mean",
+    "max_pairwise_diff",
+    "ensemble_std",
+    "mean_std",
+)
+
+
+class DatasetSettings(Settings):
+    """Where the logged experience comes from."""
+
+    source: str
+    """A path (.hdf5, .npz), ``d4rl:NAME`` or ``minari:ID``."""
+    env_id: str | None = None
+    """The environment that the data is about, where the file does not say."""
+    max_episode_steps: PositiveInt | None = None
+    """Splits episodes of files that mark no timeouts."""
+
+
+class EnsembleSettings(Settings):
+    """Probabilistic dynamics ensemble (imagination.md section 1)."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    source: str | None = None
+    """A run directory that holds a trained model; None trains one first."""
+    hidden: Hidden = (200, 200, 200, 200)
+    num_members: PositiveInt = 7
+    num_elites: PositiveInt = 5
+    layer_norm: bool = False
+    normalize_targets: bool = False
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: tuple[NonNegativeFloat, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+    """Coupled L2 per layer; a single value serves every layer, and for another depth the
+    first, the last and the interpolated middle are used."""
+    log_variance_bound_weight: NonNegativeFloat = 0.01
+    batch_size: PositiveInt = 256
+    max_epochs: PositiveInt | None = None
+    """None: only early stopping ends training."""
+    patience: PositiveInt = 5
+    improvement: float = Field(0.01, gt=0, lt=1)
+    holdout_ratio: float = Field(0.2, gt=0, lt=1)
+    max_holdout: PositiveInt = 1000
+
+
+class TerminationSettings(Settings):
+    """Where imagined episodes end."""
+
+    kind: Literal["auto", "formula", "learned", "never"] = "auto"
+    """auto: the formula of a known task; else never where the data holds no terminal row; else
+    learned."""
+    task: str | None = None
+    """A name of the termination registry; None derives it from the environment id."""
+
+
+class PenaltySettings(Settings):
+    """Pessimism: reward - weight * penalty."""
+
+    kind: Literal[
+        "none",
+        "max_aleatoric",
+        "max_dev_from_mean",
+        "max_pairwise_diff",
+        "ensemble_std",
+        "mean_std",
+    ] = "max_aleatoric"
+    weight: NonNegativeFloat = 0.5
+    scale: Literal["none", "dataset_quantile"] = "none"
+    """dataset_quantile divides by the 0.95 quantile of the penalty on the data."""
+
+
+class BranchedSettings(Settings):
+    """Branched model rollouts from dataset states (MBPO, MOPO)."""
+
+    kind: Literal["branched"] = "branched"
+    horizon: PositiveInt = 5
+    penalty: PenaltySettings = PenaltySettings()
+    batch_size: PositiveInt = 50_000
+    """Rollout starts per refresh."""
+    every: PositiveInt = 1_000
+    """Updates between refreshes."""
+    retain: PositiveInt = 5
+    """Refreshes kept in the synthetic buffer."""
+    real_ratio: float = Field(0.05, ge=0, le=1)
+    clip_range: PositiveFloat | None = 0.5
+    """Widen the data's observation range by this fraction and clip to it; None: no clip."""
+
+
+class NoImaginationSettings(Settings):
+    """Learn from the logged data alone."""
+
+    kind: Literal["none"] = "none"
+
+
+Imagination = Annotated[BranchedSettings | NoImaginationSettings, Field(discriminator="kind")]
+
+
+class EvaluationSettings(Settings):
+    """How policies are scored during training."""
+
+    env_id: str | None = None
+    """None: the dataset's own environment."""
+    episodes: PositiveInt = 10
+    allow_other_environment: bool = False
+    """Score in another environment than the data's; the result is marked."""
+
+
+class GuardSettings(Settings):
+    """When training is stopped at its last good policy."""
+
+    enabled: bool = True
+    value_bound: PositiveFloat = 3.0
+    """Trip when |mean Q| exceeds this times max |reward| / (1 - discount)."""
+    critic_loss_growth: PositiveFloat = 100.0
+    """Trip when the critic loss exceeds this times its running median since the warm-up."""
+    warmup: NonNegativeInt = 2_000
+    """Updates before the loss-growth guard may trip."""
+
+
+class RunSettings(Settings):
+    """What every run has."""
+
+    seed: NonNegativeInt = 0
+    population: PositiveInt = 1
+    """Members trained in one process; member i is the run with seed + i."""
+    device: str = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: Literal["auto"] | bool = "auto"
+    threads: PositiveInt | None = None
+    log_every: PositiveInt = 1_000
+    checkpoint_every: PositiveInt = 10_000
+    keep_checkpoints: PositiveInt = 2
+    tensorboard: bool = False
+
+
+class PretrainConfig(RunSettings):
+    """``worldrl pretrain``: learn a world model."""
+
+    stage: Literal["pretrain"] = "pretrain"
+    recipe: str = ""
+    dataset: DatasetSettings
+    model: EnsembleSettings = EnsembleSettings()
+    termination: TerminationSettings = TerminationSettings()
+
+
+class TrainConfig(RunSettings):
+    """``worldrl train``: learn a policy, in imagination or from the data alone."""
+
+    stage: Literal["train"] = "train"
+    recipe: str = ""
+    dataset: DatasetSettings
+    model: EnsembleSettings = EnsembleSettings()
+    termination: TerminationSettings = TerminationSettings()
+    imagination: Imagination = BranchedSettings()
+    learner: Learner = SACSettings()
+    num_updates: PositiveInt = 1_000_000
+    eval_every: NonNegativeInt = 0
+    """Updates between evaluations in the environment; 0: never build one."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    guard: GuardSettings = GuardSettings()
+
+
+Config = PretrainConfig | TrainConfig

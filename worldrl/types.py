@@ -1,0 +1,62 @@
+"""What the nouns hand to each other: typed batches and the protocols they meet in.
+
+Axes, in this order wherever they occur: ``P`` population members (one per seed), ``N`` members of
+a dynamics ensemble, ``B`` or ``R`` rows, ``S`` observation size, ``A`` action size. Scalars per row
+are ``(B,)``, never ``(B, 1)``. Actions inside worldrl are scaled to [-1, 1]; a saved policy holds
+the bounds that map them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
+
+from torch import Tensor
+
+#: Named tensors of one network; every one carries the leading population axis.
+Parameters: TypeAlias = dict[str, Tensor]
+
+
+class Transitions(NamedTuple):
+    """A batch of one-step experience; ``...`` is usually ``(P, B)``."""
+
+    observation: Tensor  # (..., S)
+    action: Tensor  # (..., A), in [-1, 1]
+    reward: Tensor  # (...)
+    next_observation: Tensor  # (..., S)
+    terminated: Tensor  # (...), 1.0 where the environment ended the episode, else 0.0
+
+
+class Prediction(NamedTuple):
+    """Every ensemble member's Gaussian over the next observation and the reward (last column)."""
+
+    mean: Tensor  # (P, N, R, S + 1), in observation and reward units
+    std: Tensor  # (P, N, R, S + 1)
+
+
+class DynamicsModel(Protocol):
+    """A learned one-step world with an ensemble of members."""
+
+    @property
+    def elites(self) -> Tensor:
+        """``(P, E)`` int64: the members to sample from."""
+        ...
+
+    def predict(self, observation: Tensor, action: Tensor) -> Prediction:
+        """``(P, R, S), (P, R, A) -> Prediction``; deterministic."""
+        ...
+
+
+#: Uncertainty of a prediction: ``Prediction -> (P, R)``, non-negative.
+Penalty: TypeAlias = Callable[[Prediction], Tensor]
+
+#: ``(observation, action, next_observation) -> (...) bool``: does the episode end here?
+Termination: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Policy(Protocol):
+    """Acts on batches of observations; one row of the population axis per member."""
+
+    def __call__(self, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """``(P, B, S), (P, B, A) or None (deterministic) -> (P, B, A)`` in [-1, 1]."""
+        ...
