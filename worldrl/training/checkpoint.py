@@ -110,6 +110,7 @@ def save(
             _remove(run.checkpoints / LAST)
         replace_link(run.checkpoints / LAST, name)
         _prune(run.checkpoints, keep, {name, *protect})
+        _clear_temporary(run.checkpoints)
     except OSError as error:
         needed = _bytes_needed(model) + _bytes_needed(state)
         raise RunError(

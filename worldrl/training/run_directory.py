@@ -2,8 +2,9 @@
 
 ::
 
-    runs/<name>/  config.yaml  environment.json  dataset.json  status.json  metrics.jsonl  eval.jsonl
-                  metrics.csv  model/  checkpoints/<name>/  checkpoints/last -> <name>
+    runs/<name>/  config.yaml  environment.json  dataset.json  status.json
+                  metrics.jsonl  metrics.csv  eval.jsonl
+                  model/  checkpoints/<name>/  checkpoints/last -> <name>
 
 Nothing here imports torch.
 """
