@@ -1,0 +1,21 @@
+"""What the readers of files share."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def resolved_env_id(stored: str | None, given: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """The environment id and a warning where the user's word replaces the file's."""
+    if given is not None and stored is not None and given != stored:
+        return given, (
+            f"the file says that its environment is {stored}; {given} was given instead",
+        )
+    return given or stored, ()

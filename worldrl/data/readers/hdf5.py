@@ -1,0 +1,139 @@
+"""D4RL's HDF5 layout: flat rows under fixed keys, here with optional metadata.
+
+``observations actions rewards terminals`` are needed, ``timeouts next_observations`` are optional.
+``env_id``, ``behaviour``, ``action_low`` and ``action_high`` are read from attributes of the root
+or from the group ``metadata``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.data.dataset import Dataset, Metadata
+from worldrl.data.episodes import assemble
+from worldrl.data.readers.files import file_sha256, resolved_env_id
+from worldrl.data.validation import Names, checked_rows
+from worldrl.errors import DataError, suggestion
+
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("timeouts", "next_observations")
+_MAX_EXPANSION = 1100  # gzip reaches 1,032; a larger array than that is damage, not data
+_ALWAYS_ALLOWED = 1 << 26  # bytes of an array that was declared and never written (all zeros)
+
+
+def read(location: str, *, env_id: str | None, max_episode_steps: int | None) -> Dataset:
+    """Read one HDF5 file.
+
+    Raises:
+        DataError: not a file, not HDF5, truncated, a key is missing or links elsewhere, or the
+            rows are not a dataset.
+    """
+    path = Path(location)
+    if path.is_dir():
+        raise DataError(f"{location} is a directory; give the path of one HDF5 file")
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = {key: _array(file, key, location) for key in REQUIRED}
+            arrays |= {key: _array(file, key, location) for key in OPTIONAL if key in file}
+            stored = {
+                key: _note(file, key)
+                for key in ("env_id", "behaviour", "action_low", "action_high")
+            }
+        sha256 = file_sha256(path)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{location} does not exist") from None
+    # h5py reports damage with almost any type of exception, depending on where the damage is.
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise DataError(
+            f"{location} cannot be read as HDF5: {_one_line(error)}; the file may be truncated or "
+            "of another format; fetch or make it again"
+        ) from None
+    rows = checked_rows(
+        arrays["observations"],
+        arrays["actions"],
+        arrays["rewards"],
+        arrays["terminals"],
+        arrays.get("timeouts"),
+        arrays.get("next_observations"),
+        Names(location, terminated="terminals", truncated="timeouts"),
+    )
+    name, warnings = resolved_env_id(_text(stored["env_id"]), env_id)
+    metadata = Metadata(
+        location, sha256, name, behaviour=_text(stored["behaviour"]), warnings=warnings
+    )
+    return assemble(
+        rows,
+        metadata,
+        bounds=(stored["action_low"], stored["action_high"]),
+        max_episode_steps=max_episode_steps,
+    )
+
+
+def _array(file: h5py.File, key: str, location: str) -> NDArray[Any]:
+    if key not in file:
+        # `in` is False for a link that leads nowhere, which deserves its own words.
+        link = file.get(key, getlink=True) if key in list(file.keys()) else None
+        if link is None:
+            raise DataError(
+                f"{location} has no key '{key}'{suggestion(key, file.keys())}; a dataset needs "
+                f"{', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL)}"
+            )
+    if isinstance(file.get(key, getlink=True), h5py.ExternalLink | h5py.SoftLink):
+        raise DataError(
+            f"{location}: '{key}' is a link to another place; links are not followed, because a "
+            "dataset file must not reach into other files; copy the data into the file"
+        )
+    item = file[key]
+    if not isinstance(item, h5py.Dataset) or item.shape is None:
+        raise DataError(f"{location}: '{key}' is not an array")
+    if item.external or item.is_virtual:
+        raise DataError(
+            f"{location}: the values of '{key}' are stored in another file; such data is not read, "
+            "because a dataset file must not reach into other files; copy the data into the file"
+        )
+    if item.dtype.kind not in "biuf":
+        raise DataError(
+            f"{location}: '{key}' holds values of type {item.dtype}; it must hold numbers"
+        )
+    stored = item.id.get_storage_size()
+    if item.nbytes > _MAX_EXPANSION * stored + _ALWAYS_ALLOWED:
+        raise DataError(
+            f"{location}: '{key}' claims {item.nbytes} bytes but the file holds {stored} for it; "
+            "the file is damaged; fetch or make it again"
+        )
+    values: NDArray[Any] = np.asarray(item[()])
+    return values
+
+
+def _note(file: h5py.File, key: str) -> Any:
+    """An attribute of the root, else a dataset of the group ``metadata``, else None."""
+    if key in file.attrs:
+        return file.attrs[key]
+    if not isinstance(file.get("metadata", getlink=True), h5py.HardLink):
+        return None
+    group = file["metadata"]
+    if not isinstance(group, h5py.Group):
+        return None
+    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+        return None
+    item = group[key]
+    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.size is None:
+        return None
+    return item[()] if item.size <= 1 << 16 else None
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
