@@ -15,7 +15,7 @@ class LearnerSettings(Settings):
     """What every learner has."""
 
     batch_size: PositiveInt = 256
-    discount: float = Field(0.99, ge=0, lt=1)
+    discount: float = Field(default=0.99, ge=0, lt=1)
 
 
 class SACSettings(LearnerSettings):
@@ -27,7 +27,7 @@ class SACSettings(LearnerSettings):
     actor_learning_rate: PositiveFloat = 1e-4
     critic_learning_rate: PositiveFloat = 3e-4
     temperature_learning_rate: PositiveFloat = 1e-4
-    target_rate: float = Field(0.005, gt=0, le=1)
+    target_rate: float = Field(default=0.005, gt=0, le=1)
     temperature: Literal["auto", "fixed"] = "auto"
     initial_temperature: PositiveFloat = 1.0
     max_temperature: PositiveFloat | None = 1.0

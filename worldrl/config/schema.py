@@ -6,9 +6,16 @@ Two roots: :class:`PretrainConfig` for ``worldrl pretrain`` and :class:`TrainCon
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from worldrl.config.base import Settings
 from worldrl.config.learners import Learner, SACSettings
@@ -56,9 +63,18 @@ class EnsembleSettings(Settings):
     max_epochs: PositiveInt | None = None
     """None: only early stopping ends training."""
     patience: PositiveInt = 5
-    improvement: float = Field(0.01, gt=0, lt=1)
-    holdout_ratio: float = Field(0.2, gt=0, lt=1)
+    improvement: float = Field(default=0.01, gt=0, lt=1)
+    holdout_ratio: float = Field(default=0.2, gt=0, lt=1)
     max_holdout: PositiveInt = 1000
+
+    @model_validator(mode="after")
+    def _elites_are_members(self) -> Self:
+        if self.num_elites > self.num_members:
+            raise ValueError(
+                f"num_elites is {self.num_elites}, and there are only {self.num_members} members "
+                "(num_members)"
+            )
+        return self
 
 
 class TerminationSettings(Settings):
@@ -99,7 +115,7 @@ class BranchedSettings(Settings):
     """Updates between refreshes."""
     retain: PositiveInt = 5
     """Refreshes kept in the synthetic buffer."""
-    real_ratio: float = Field(0.05, ge=0, le=1)
+    real_ratio: float = Field(default=0.05, ge=0, le=1)
     clip_range: PositiveFloat | None = 0.5
     """Widen the data's observation range by this fraction and clip to it; None: no clip."""
 

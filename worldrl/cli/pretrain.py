@@ -1,0 +1,34 @@
+"""``worldrl pretrain``: learn a world model from a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worldrl.cli.stage import finish
+from worldrl.config.loader import load_config
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A shipped name or a YAML path.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Where the run is written.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
+) -> None:
+    """Learn a world model with RECIPE on dataset=PATH, dataset=d4rl:NAME or dataset=minari:ID.
+
+    `worldrl train RECIPE model=RUN_DIR` then trains policies in it. `worldrl config list` names the
+    recipes, `worldrl config show RECIPE` every setting.
+    """
+    config = load_config("pretrain", recipe, overrides or ())
+    from worldrl.training import run
+
+    finish(lambda: run.start(config, out, quiet=False), as_json)
