@@ -94,20 +94,16 @@ def save(
     if not name or name == LAST or name.startswith(".") or "/" in name:
         raise ValueError(f"not a name for a checkpoint: {name!r}")
     folder = run.checkpoints / name
-    _clear_temporary(run.checkpoints)
-    earlier = list(_by_age(run.checkpoints))
-    sequence = 1 + max((order for order, _ in earlier), default=0)
     try:
+        _clear_temporary(run.checkpoints)
+        _mend_last(run)
+        sequence = 1 + max((order for order, _ in _by_age(run.checkpoints)), default=0)
         _write_folder(
             folder,
             {"model": model, "state": state},
             "state.json",
             {"name": name, "sequence": sequence, "plain": plain},
         )
-        if _last_is_a_folder(run.checkpoints):
-            # A copy that followed links turned `last` into a folder; its contents are known by
-            # another name.
-            _remove(run.checkpoints / LAST)
         replace_link(run.checkpoints / LAST, name)
         _prune(run.checkpoints, keep, {name, *protect})
         _clear_temporary(run.checkpoints)
@@ -141,8 +137,9 @@ def last_checkpoint(run: RunDirectory) -> Path | None:
     link = run.checkpoints / LAST
     if link.is_symlink() and link.is_dir():
         return run.checkpoints / os.readlink(link)
-    # Killed before the first link was made, or copied by a tool that drops links.
-    return next((folder for _, folder in _by_age(run.checkpoints)), None)
+    # Killed before the first link was made, or copied by a tool that drops or follows links.
+    copied = link if link.is_dir() else None
+    return next((folder for _, folder in _by_age(run.checkpoints)), copied)
 
 
 def save_model(path: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
@@ -389,9 +386,18 @@ def _clear_temporary(folder: Path, name: str = "") -> None:
             path.unlink(missing_ok=True)
 
 
-def _last_is_a_folder(checkpoints: Path) -> bool:
-    last = checkpoints / LAST
-    return last.is_dir() and not last.is_symlink()
+def _mend_last(run: RunDirectory) -> None:
+    """Make ``last`` a link to what :func:`last_checkpoint` finds, as all that follows relies on."""
+    link = run.checkpoints / LAST
+    if link.is_symlink() and link.is_dir():
+        return
+    newest = last_checkpoint(run)
+    if newest == link:  # a copy of `last` alone, by a tool that followed the link
+        newest = link.rename(link.with_name(f"{LAST}-copied"))
+    elif link.is_dir():  # a copy of everything; the same folder is there by its own name
+        _remove(link)
+    if newest is not None:
+        replace_link(link, newest.name)
 
 
 def _link_or_copy(source: str, target: str) -> None:

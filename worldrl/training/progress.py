@@ -114,14 +114,17 @@ class Progress:
         from rich.progress import Progress as Bar
         from rich.table import Column
 
+        console = Console(stderr=True)
+        text = TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis"),
+        )
+        # On a narrow terminal the numbers need all of the line.
+        columns = (BarColumn(bar_width=20), text) if console.width >= 120 else (text,)
         bar = Bar(
-            BarColumn(bar_width=20),
-            TextColumn(
-                "{task.description}",
-                markup=False,
-                table_column=Column(no_wrap=True, overflow="ellipsis"),
-            ),
-            console=Console(stderr=True),
+            *columns,
+            console=console,
             auto_refresh=False,
             redirect_stdout=False,  # standard output belongs to --json
         )

@@ -180,9 +180,11 @@ class RunDirectory:
         Raises:
             ConfigError: ``config.yaml`` was changed to something that is not a configuration.
         """
-        from worldrl.config.loader import load_saved_config
+        from worldrl.config.loader import load_config
+        from worldrl.config.recipes import stage_of
 
-        return load_saved_config(self.config_file)
+        file = str(self.config_file)
+        return load_config(stage_of(file), file)
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Write what :func:`worldrl.training.environment.environment_record` returned."""

@@ -1,0 +1,72 @@
+"""The record of what a run ran on can be shared, and the numerical settings hold."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from worldrl.training import environment
+
+
+def test_the_record_says_what_matters_and_nothing_private() -> None:
+    record = environment.environment_record("cpu")
+    text = json.dumps(record)
+    assert record["versions"]["python"] == platform.python_version()
+    assert record["versions"]["torch"]
+    assert record["versions"]["worldrl"]
+    assert record["cpu"]["threads"] >= 1
+    assert record["device"]["type"] == "cpu"
+    assert record["device"]["name"]
+    assert str(Path.home()) not in text
+    assert str(Path.cwd()) not in text
+    if len(platform.node()) > 3:
+        assert platform.node() not in text
+    if len(getpass.getuser()) > 4:
+        assert getpass.getuser() not in text
+
+
+def test_the_revision_of_a_checkout(tmp_path: Path) -> None:
+    assert environment.git_revision(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert environment.git_revision(tmp_path) is None  # nothing committed
+    (tmp_path / "file").write_text("1")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    clean = environment.git_revision(tmp_path)
+    assert clean is not None
+    assert len(clean["revision"]) == 40
+    assert clean["modified"] is False
+    (tmp_path / "file").write_text("2")
+    changed = environment.git_revision(tmp_path)
+    assert changed is not None
+    assert changed["modified"] is True
+    # Inside another project's checkout, as a virtual environment often is.
+    (tmp_path / "site-packages").mkdir()
+    assert environment.git_revision(tmp_path / "site-packages") is None
+
+
+def test_determinism_is_set_and_told() -> None:
+    script = """
+        import json, torch
+        from worldrl.training.environment import set_determinism
+        held = set_determinism(2)
+        assert held.threads == torch.get_num_threads() == 2
+        assert held.deterministic_algorithms and held.matmul_precision == "highest"
+        assert set_determinism(None).threads == 2
+        assert set_determinism(None, "cuda").deterministic_algorithms is False
+        # Flushed in every worker thread, not in this one alone.
+        small = torch.full((1 << 20,), 1e-39)
+        assert not held.flush_denormal or (small * 1.0).count_nonzero() == 0
+        print(json.dumps(held._asdict()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["threads"] == 2
