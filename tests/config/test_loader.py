@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worldrl.config.fields import walk
+from worldrl.config.loader import dump_config, load_config, show_config
+from worldrl.config.schema import BranchedSettings, NoImaginationSettings, TrainConfig
+from worldrl.errors import ConfigError
+
+DATA = "dataset=logs.hdf5"
+
+
+def write(folder: Path, text: str, name: str = "my.yaml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def branched(config: TrainConfig) -> BranchedSettings:
+    assert isinstance(config.imagination, BranchedSettings)
+    return config.imagination
+
+
+def test_no_recipe_gives_the_defaults_of_the_schema() -> None:
+    config = load_config("train", "", [DATA])
+    assert config == TrainConfig(dataset=config.dataset)
+    assert config.dataset.source == "logs.hdf5"
+
+
+class TestPrecedence:
+    def test_recipe_beats_defaults(self) -> None:
+        assert load_config("train", "mopo", [DATA]).num_updates == 3_000_000
+        assert TrainConfig.model_fields["num_updates"].default != 3_000_000
+
+    def test_task_row_beats_recipe(self) -> None:
+        config = load_config("train", "mopo", ["dataset=d4rl:walker2d-medium-replay-v2"])
+        assert (branched(config).horizon, branched(config).penalty.weight) == (1, 2.5)
+
+    def test_file_beats_task_row(self, tmp_path: Path) -> None:
+        file = write(
+            tmp_path,
+            "recipe: mopo\ndataset: d4rl:walker2d-medium-replay-v2\nimagination: {horizon: 9}",
+        )
+        config = load_config("train", file)
+        assert config.recipe == "mopo"
+        assert (branched(config).horizon, branched(config).penalty.weight) == (9, 2.5)
+
+    def test_row_of_the_file_beats_the_file(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "seed: 1\ntasks:\n  mine-v0: {seed: 2}")
+        assert load_config("train", file, ["dataset=d4rl:mine-v0"]).seed == 2
+        assert load_config("train", file, ["dataset=d4rl:other-v0"]).seed == 1
+
+    def test_overrides_beat_everything(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "recipe: mopo\ndataset: x\nimagination: {horizon: 9}\nseed: 4")
+        config = load_config(
+            "train", file, ["dataset=d4rl:hopper-medium-v2", "imagination.horizon=3"]
+        )
+        assert (branched(config).horizon, branched(config).penalty.weight) == (3, 5.0)
+        assert (config.seed, config.dataset.source) == (4, "d4rl:hopper-medium-v2")
+
+    def test_last_of_two_equal_overrides_counts(self) -> None:
+        assert load_config("train", "mopo", [DATA, "seed=1", "seed=2"]).seed == 2
+        config = load_config("train", "mopo", ["dataset=a", "dataset.source=b"])
+        assert config.dataset.source == "b"
+
+    def test_recipe_on_a_recipe(self) -> None:
+        config = load_config("train", "mbpo", ["dataset=d4rl:walker2d-medium-v2"])
+        assert config.recipe == "mbpo"
+        assert branched(config).penalty.kind == "none"
+        assert branched(config).penalty.weight == 0
+        assert branched(config).horizon == 5
+
+
+class TestKinds:
+    def test_another_kind_starts_from_its_own_defaults(self) -> None:
+        config = load_config("train", "mopo", [DATA, "learner=bc"])
+        assert config.learner.kind == "bc"
+        assert config.learner == load_config("train", "", [DATA, "learner=bc"]).learner
+
+    def test_no_imagination(self) -> None:
+        config = load_config("train", "mopo", [DATA, "imagination=none"])
+        assert config.imagination == NoImaginationSettings()
+
+    def test_order_of_overrides_does_not_matter(self) -> None:
+        one = load_config("train", "mopo", [DATA, "learner=bc", "learner.learning_rate=0.1"])
+        other = load_config("train", "mopo", [DATA, "learner.learning_rate=0.1", "learner=bc"])
+        assert one == other
+
+    def test_naming_the_same_kind_again_keeps_the_recipe(self) -> None:
+        stated = load_config("train", "mopo", ["dataset=d4rl:hopper-medium-v2", "learner=sac"])
+        assert stated == load_config("train", "mopo", ["dataset=d4rl:hopper-medium-v2"])
+
+    def test_settings_of_another_kind_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="belongs to another kind of learner"):
+            load_config("train", "mopo", [DATA, "learner=bc", "learner.num_critics=3"])
+
+    def test_unknown_kind(self) -> None:
+        with pytest.raises(ConfigError, match=r"learner.kind is 'sacc' \(did you mean 'sac'\?\)"):
+            load_config("train", "mopo", [DATA, "learner=sacc"])
+
+
+class TestValues:
+    @pytest.mark.parametrize("text", ["[200,200]", "200,200", "[200, 200]"])
+    def test_lists(self, text: str) -> None:
+        config = load_config("train", "mopo", [DATA, f"learner.hidden={text}"])
+        assert config.learner.hidden == (200, 200)
+
+    def test_one_value_is_a_list_of_one(self) -> None:
+        config = load_config("train", "", [DATA, "learner.hidden=64", "model.weight_decay=1e-4"])
+        assert (config.learner.hidden, config.model.weight_decay) == ((64,), (1e-4,))
+
+    def test_scientific_notation(self, tmp_path: Path) -> None:
+        config = load_config("pretrain", "", [DATA, "model.learning_rate=1e-3"])
+        assert config.model.learning_rate == 0.001
+        file = write(tmp_path, f"{DATA.replace('=', ': ')}\nnum_updates: 1e6")
+        config_of_file = load_config("train", file)
+        assert config_of_file.num_updates == 1_000_000
+        assert type(config_of_file.num_updates) is int
+
+    def test_text_is_taken_as_typed(self) -> None:
+        for name in ("123", "true", "a: b", "x #1", "[y]", "&z", "~/data.npz", "a=b"):
+            assert load_config("train", "", [f"dataset={name}"]).dataset.source == name
+
+    def test_null(self) -> None:
+        config = load_config("train", "", [DATA, "learner.max_temperature=null", "model=null"])
+        assert config.learner.model_dump()["max_temperature"] is None
+        assert config.model.source is None
+
+    def test_either_word_or_switch(self) -> None:
+        for text, value in (("auto", "auto"), ("true", True), ("false", False)):
+            assert load_config("train", "", [DATA, f"compile={text}"]).compile == value
+
+    def test_python_values(self) -> None:
+        config = load_config(
+            "train",
+            "mopo",
+            {"dataset": Path("logs.hdf5"), "learner.hidden": [8, 8], "model": Path("run")},
+        )
+        assert config.dataset.source == "logs.hdf5"
+        assert (config.learner.hidden, config.model.source) == ((8, 8), "run")
+        nested = load_config("train", "mopo", {"dataset": {"source": "x"}, "seed": 3})
+        assert (nested.dataset.source, nested.seed) == ("x", 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("learner.hiden=3", ["learner.hiden", "did you mean 'learner.hidden'?", "target_rate"]),
+        ("numupdates=3", ["did you mean 'num_updates'?", "eval_every"]),
+        ("horizon=3", ["did you mean 'imagination.horizon'?"]),
+        ("penalty.weight=3", ["'penalty.weight'", "did you mean 'imagination.penalty.weight'?"]),
+        ("a..b=1", ["'a..b'"]),
+        ("seed=abc", ["seed is 'abc'", "a whole number of at least 0", "for example seed=0"]),
+        ("seed=1.5", ["seed is 1.5", "a whole number"]),
+        ("seed=-1", ["seed is -1", "at least 0"]),
+        ("seed=true", ["seed is true", "a whole number"]),
+        ("seed=", ["seed is null", "a whole number"]),
+        ("seed=99999999999999999999", ["beyond 64 bits"]),
+        ("population=0", ["population is 0", "above 0"]),
+        ("learner.discount=1", ["discount is 1", "of at least 0 and below 1", "discount=0.99"]),
+        ("learner.discount=.nan", ["discount is nan", "a number"]),
+        ("learner.critic_learning_rate=.inf", ["rate is inf", "a number above 0"]),
+        ("guard.enabled=yes", ["guard.enabled is 'yes'", "true or false"]),
+        ("guard.enabled=1", ["guard.enabled is 1", "true or false"]),
+        ("learner.hidden=a,3", ["learner.hidden is [a,3]", "list", "hidden=[256,256]"]),
+        ("learner.hidden=[]", ["a non-empty list"]),
+        ("learner.hidden=[1,", ["learner.hidden", "line 1"]),
+        ("learner.max_temperature=None", ["is 'None'", "a number above 0 or null"]),
+        ("imagination.penalty.kind=max", ["kind is 'max'", "max_aleatoric", "ensemble_std"]),
+        ("imagination={horizon: 3}", ["imagination.kind is '{horizon: 3}'", "branched, none"]),
+        ("precision=float16", ["precision is 'float16'", "float32, bf16"]),
+        ("termination=never", ["termination is a group", "termination.kind"]),
+        ("compile=perhaps", ["compile is 'perhaps'", "'auto' or true or false"]),
+        ("model.num_elites=9", ["num_elites is 9", "7 members"]),
+        ("seed", ["'seed' is no setting", "key=value"]),
+        ("=3", ["'=3' is no setting"]),
+        ("seed.x=2", ["seed"]),
+        ("recipe=mopo", ["'recipe' cannot be set here"]),
+        ("stage=train", ["'stage' cannot be set here"]),
+    ],
+)
+def test_a_bad_override_says_what_is_right(override: str, says: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("train", "mopo", [DATA, override])
+    message = str(error.value)
+    for part in says:
+        assert part in message
+    assert "\n" not in message
+    for noise in ("pydantic", "validation error", "input_type", "errors.pydantic"):
+        assert noise not in message
+
+
+def test_every_bad_value_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("train", "mopo", [DATA, "seed=a", "population=b", "learner.hidden=c,d"])
+    for key in ("seed", "population", "learner.hidden"):
+        assert str(error.value).count(f"overrides: {key} is") == 1
+
+
+def test_a_missing_dataset_says_how_to_name_one() -> None:
+    for overrides in ([], ["dataset.env_id=Hopper-v5"]):
+        with pytest.raises(ConfigError, match=r"no dataset is given; .*dataset=d4rl:"):
+            load_config("train", "mopo", overrides)
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("- 1\n- 2", "holds a list"),
+            ("hello", "the single value 'hello'"),
+            ("learner: {hiden: 3}", r"my.yaml: there is no setting 'learner.hiden'"),
+            ("learner: {discount: abc}", r"my.yaml: learner.discount is 'abc'"),
+            ("seed: 1\nseed: 2", r"my.yaml, line 2, .*'seed' stands here twice"),
+            ("learner:", "learner is a group of settings and cannot be null"),
+            ("learner: [1]", r"learner is a group of settings and cannot be \[1\]"),
+            ("learner: {kind: 3}", "learner.kind is 3"),
+            ("recipe: mop", r"'recipe: mop' names no shipped recipe .*did you mean 'mopo'"),
+            ("recipe: [1]", "must be the name of a shipped recipe"),
+            ("stage: pretrain", "written for `worldrl pretrain`"),
+            ("stage: [1]", "stage is"),
+            ("tasks: 3", "tasks holds"),
+            ("tasks: {x-v0: 3}", "row x-v0: expected a mapping"),
+            ("tasks: {x-v0: {horizon: 3}}", "row x-v0: there is no setting 'horizon'"),
+            ("tasks: {x-v0: {recipe: mopo}}", "row x-v0: 'recipe' cannot be set here"),
+        ],
+    )
+    def test_a_bad_file_is_named(self, tmp_path: Path, text: str, says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            load_config("train", write(tmp_path, text), ["dataset=d4rl:x-v0"])
+
+    def test_what_is_no_recipe_file(self, tmp_path: Path) -> None:
+        binary = tmp_path / "binary.yaml"
+        binary.write_bytes(b"\x89HDF\r\n\xff")
+        large = tmp_path / "large.yaml"
+        large.write_bytes(b"#" * 2_000_000)
+        for path, says in (
+            (binary, "no UTF-8 text"),
+            (large, "larger than"),
+            (tmp_path, "is a folder.*worldrl resume"),
+            (tmp_path / "none.yaml", "there is no recipe file"),
+        ):
+            with pytest.raises(ConfigError, match=says):
+                load_config("train", str(path), [DATA])
+
+    def test_an_empty_file_is_an_empty_recipe(self, tmp_path: Path) -> None:
+        assert load_config("train", write(tmp_path, ""), [DATA]) == load_config("train", "", [DATA])
+
+
+class TestRecipeNames:
+    def test_unknown(self) -> None:
+        with pytest.raises(
+            ConfigError, match=r"'mopp' \(did you mean 'mopo'\?\); known: .*bc.*sac"
+        ):
+            load_config("train", "mopp", [DATA])
+
+    def test_of_the_other_stage(self) -> None:
+        with pytest.raises(ConfigError, match="is a recipe of `worldrl pretrain`"):
+            load_config("train", "ensemble", [DATA])
+
+    def test_forgotten(self) -> None:
+        with pytest.raises(
+            ConfigError, match=r"the first argument must be a recipe, got 'dataset=x'"
+        ):
+            load_config("train", "dataset=x", [])
+
+    def test_unknown_stage(self) -> None:
+        with pytest.raises(ConfigError, match=r"unknown stage 'trian' \(did you mean 'train'\?\)"):
+            load_config("trian", "mopo", [])
+
+
+@pytest.mark.parametrize(
+    ("stage", "recipe", "overrides"),
+    [
+        ("train", "mopo", ["dataset=d4rl:hopper-medium-expert-v2", "learner.hidden=64,64"]),
+        ("train", "mopo", ["dataset=1e-3", "dataset.env_id=null ", "device=yes"]),
+        ("train", "", ["dataset=~/sp ace: #1", "learner.target_entropy=-3", "compile=false"]),
+        ("train", "bc", ["dataset=x"]),
+        ("train", "mbpo", ["dataset=d4rl:walker2d-medium-v2", "imagination.clip_range=null"]),
+        ("pretrain", "ensemble", ["dataset=x", "model.max_epochs=3"]),
+    ],
+)
+def test_dump_loads_back_equal(
+    tmp_path: Path, stage: str, recipe: str, overrides: list[str]
+) -> None:
+    config = load_config(stage, recipe, overrides)
+    file = write(tmp_path, dump_config(config))
+    assert load_config(stage, file) == config
+
+
+def test_show_prints_what_would_run() -> None:
+    overrides = ["dataset=d4rl:hopper-medium-v2", "seed=7"]
+    assert show_config("train", "mopo", overrides) == dump_config(
+        load_config("train", "mopo", overrides)
+    )
+
+
+def test_show_works_without_a_dataset() -> None:
+    for overrides in (["seed=7"], {"seed": 7}):
+        text = show_config("train", "mopo", overrides)
+        assert "source: null  # required" in text
+        assert "seed: 7" in text
+    with pytest.raises(ConfigError, match="seed is"):
+        show_config("train", "mopo", ["seed=x"])
+
+
+def test_every_setting_can_be_set_on_the_command_line() -> None:
+    """Each key of the schema, given its own default, is accepted where its kind is chosen."""
+    kinds = {"sac": "learner=sac", "bc": "learner=bc"}
+    for path in walk(TrainConfig):
+        key = ".".join(path)
+        if key in ("stage", "recipe"):
+            continue
+        accepted = 0
+        for kind in kinds.values():
+            config = load_config("train", "", [DATA, kind]).model_dump()
+            value = config
+            for name in path:
+                value = value.get(name, {}) if isinstance(value, dict) else {}
+            if value == {}:
+                continue
+            loaded = load_config(
+                "train", "", {"dataset": "logs.hdf5", kind[:7]: kind[8:], key: value}
+            )
+            assert loaded.model_dump() == config, key
+            accepted += 1
+        assert accepted, key
