@@ -70,7 +70,7 @@ class Metadata:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Validated episodes in flat storage.
 
@@ -108,6 +108,13 @@ class Dataset:
                 f"{self.metadata.source}: the final observation of a truncated episode is unknown; "
                 "drop its last action instead"
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.num_transitions} transitions in {self.num_episodes} episodes, "
+            f"observation {self.observation_shape}, action {self.action_shape or 'discrete'}, "
+            f"from {self.metadata.source})"
+        )
 
     @classmethod
     def from_arrays(

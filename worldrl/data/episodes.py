@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -86,6 +86,9 @@ def find_ends(rows: Rows, max_episode_steps: int | None) -> Ends:
     Marked ends count always. Without marked timeouts, episodes are cut every
     ``max_episode_steps`` rows. Wherever a stored next observation is not the following
     observation, the episode ends too, whatever the marks say.
+
+    The successor of an episode's last row is unknown where the file says so; else where it is
+    missing, is the first observation of the next episode, or repeats the last observation.
     """
     n = len(rows.rewards)
     end = rows.terminated.copy()
@@ -100,8 +103,8 @@ def find_ends(rows: Rows, max_episode_steps: int | None) -> Ends:
         end |= breaks
         if breaks.any() and rows.truncated is not None:
             warnings.append(
-                f"{int(breaks.sum())} rows inside episodes are not followed by their next "
-                f"observation, the first is row {int(breaks.argmax())}; the episodes were cut there"
+                "rows inside episodes that are not followed by their next observation, where the "
+                f"episodes were cut: {int(breaks.sum())}, the first is row {int(breaks.argmax())}"
             )
     if rows.truncated is None:
         if max_episode_steps is not None:
@@ -116,9 +119,68 @@ def find_ends(rows: Rows, max_episode_steps: int | None) -> Ends:
     last = np.flatnonzero(end)
     terminated = rows.terminated[last]
     known = np.zeros(len(last), bool)
-    if rows.next_observations is not None:
+    if rows.next_observations is not None and rows.next_known is not None:
+        known = rows.next_known[last]
+    elif rows.next_observations is not None:
         known = ~follows[last] & ~_repeats(rows.observations, rows.next_observations, last)
     return Ends(last, terminated, known, (*warnings, *_lost(terminated, known)))
+
+
+def concatenate(datasets: Sequence[Dataset], source: str) -> Dataset:
+    """All episodes of several datasets of one environment, in order.
+
+    Raises:
+        DataError: there are none, or their observations or actions differ in shape or type.
+    """
+    if not datasets:
+        raise DataError(f"{source}: there are no datasets to join")
+    first = datasets[0]
+    for other in datasets[1:]:
+        for ours, theirs in (
+            (first.observations, other.observations),
+            (first.actions, other.actions),
+        ):
+            if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
+                raise DataError(
+                    f"{source}: {first.metadata.source} and {other.metadata.source} cannot be "
+                    f"joined: rows of {ours.shape[1:]} {ours.dtype} and of {theirs.shape[1:]} "
+                    f"{theirs.dtype}"
+                )
+    observations, actions, rewards, lengths, terminated, truncated, known = (
+        np.concatenate(parts)
+        for parts in zip(
+            *(
+                (
+                    d.observations,
+                    d.actions,
+                    d.rewards,
+                    d.lengths,
+                    d.terminated,
+                    d.truncated,
+                    d.final_known,
+                )
+                for d in datasets
+            ),
+            strict=True,
+        )
+    )
+    return Dataset(
+        observations,
+        actions,
+        rewards,
+        lengths,
+        terminated,
+        truncated,
+        known,
+        replace(
+            first.metadata,
+            source=source,
+            sha256=arrays_sha256((observations, actions, rewards, lengths, terminated, known)),
+            behaviour="; ".join(dict.fromkeys(d.metadata.behaviour or "unknown" for d in datasets)),
+            source_rows=None,
+            warnings=(),
+        ),
+    )
 
 
 def arrays_sha256(arrays: Iterable[NDArray[Any]]) -> str:
@@ -150,13 +212,13 @@ def _lost(terminated: NDArray[np.bool_], known: NDArray[np.bool_]) -> Iterable[s
     repeated, dropped = int((terminated & ~known).sum()), int((~terminated & ~known).sum())
     if repeated:
         yield (
-            f"{repeated} terminal rows come without their true next observation; they are kept for "
-            "learning values and left out of model learning"
+            "terminal rows without their true next observation, kept for learning values and left "
+            f"out of model learning: {repeated}"
         )
     if dropped:
         yield (
-            f"{dropped} cut episodes come without their last next observation; their last action "
-            "was dropped"
+            "cut episodes without their last next observation, whose last action was dropped: "
+            f"{dropped}"
         )
 
 

@@ -22,6 +22,7 @@ class Names(NamedTuple):
     terminated: str = "terminated"
     truncated: str = "truncated"
     next_observations: str = "next_observations"
+    next_known: str = "next_known"
 
 
 class Rows(NamedTuple):
@@ -33,6 +34,7 @@ class Rows(NamedTuple):
     terminated: NDArray[np.bool_]  # (N,)
     truncated: NDArray[np.bool_] | None  # (N,)
     next_observations: NDArray[Any] | None  # (N, *S)
+    next_known: NDArray[np.bool_] | None = None  # (N,) where the file itself says so
 
 
 def checked_rows(
@@ -43,6 +45,7 @@ def checked_rows(
     truncated: ArrayLike | None,
     next_observations: ArrayLike | None,
     names: Names,
+    next_known: ArrayLike | None = None,
 ) -> Rows:
     """Rows in their final types.
 
@@ -73,10 +76,15 @@ def checked_rows(
     _check_length(rewarded, n, names.rewards, names)
     ended = _flags(terminated, names.terminated, names)
     _check_length(ended, n, names.terminated, names)
-    cut = None if truncated is None else _flags(truncated, names.truncated, names)
+    cut, known = (
+        None if flags is None else _flags(flags, key, names)
+        for flags, key in ((truncated, names.truncated), (next_known, names.next_known))
+    )
     if cut is not None:
         _check_length(cut, n, names.truncated, names)
-    return Rows(checked, acted, rewarded, ended, cut, following)
+    if known is not None:
+        _check_length(known, n, names.next_known, names)
+    return Rows(checked, acted, rewarded, ended, cut, following, known)
 
 
 def checked_bounds(

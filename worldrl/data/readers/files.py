@@ -19,3 +19,15 @@ def resolved_env_id(stored: str | None, given: str | None) -> tuple[str | None, 
             f"the file says that its environment is {stored}; {given} was given instead",
         )
     return given or stored, ()
+
+
+def one_line(error: BaseException) -> str:
+    """What another library said, fit for one paragraph."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def text(value: object) -> str | None:
+    """A stored string, whatever type its format gives it; None for anything else."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value) if isinstance(value, str) else None

@@ -1,8 +1,8 @@
 """D4RL's HDF5 layout: flat rows under fixed keys, here with optional metadata.
 
-``observations actions rewards terminals`` are needed, ``timeouts next_observations`` are optional.
-``env_id``, ``behaviour``, ``action_low`` and ``action_high`` are read from attributes of the root
-or from the group ``metadata``.
+``observations actions rewards terminals`` are needed; ``timeouts next_observations`` are optional,
+and so is ``next_known``, which worldrl's own files add. ``env_id``, ``behaviour``, ``action_low``
+and ``action_high`` are read from attributes of the root or from the group ``metadata``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from worldrl.data.dataset import Dataset, Metadata
 from worldrl.data.episodes import assemble
-from worldrl.data.readers.files import file_sha256, resolved_env_id
+from worldrl.data.readers.files import file_sha256, one_line, resolved_env_id, text
 from worldrl.data.validation import Names, checked_rows
 from worldrl.errors import DataError, suggestion
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("timeouts", "next_observations")
+OPTIONAL = ("timeouts", "next_observations", "next_known")
 _MAX_EXPANSION = 1100  # gzip reaches 1,032; a larger array than that is damage, not data
 _ALWAYS_ALLOWED = 1 << 26  # bytes of an array that was declared and never written (all zeros)
 
@@ -49,11 +49,10 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
         raise
     except FileNotFoundError:
         raise DataError(f"{location} does not exist") from None
-    # h5py reports damage with almost any type of exception, depending on where the damage is.
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+    except Exception as error:  # h5py reports damage with any type, depending on where it is
         raise DataError(
-            f"{location} cannot be read as HDF5: {_one_line(error)}; the file may be truncated or "
-            "of another format; fetch or make it again"
+            f"{location} cannot be read as HDF5: {one_line(error)}; the file may be cut short, "
+            "damaged or of another format; fetch or make it again"
         ) from None
     rows = checked_rows(
         arrays["observations"],
@@ -63,10 +62,11 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
         arrays.get("timeouts"),
         arrays.get("next_observations"),
         Names(location, terminated="terminals", truncated="timeouts"),
+        arrays.get("next_known"),
     )
-    name, warnings = resolved_env_id(_text(stored["env_id"]), env_id)
+    name, warnings = resolved_env_id(text(stored["env_id"]), env_id)
     metadata = Metadata(
-        location, sha256, name, behaviour=_text(stored["behaviour"]), warnings=warnings
+        location, sha256, name, behaviour=text(stored["behaviour"]), warnings=warnings
     )
     return assemble(
         rows,
@@ -127,13 +127,3 @@ def _note(file: h5py.File, key: str) -> Any:
     if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.size is None:
         return None
     return item[()] if item.size <= 1 << 16 else None
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if isinstance(value, str) else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
