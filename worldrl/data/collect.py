@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +25,9 @@ class ActingPolicy(Protocol):
         ...
 
 
+#: ``(low, high)``, each ``(A,)``.
+Bounds = tuple[NDArray[np.float32], NDArray[np.float32]]
+
 #: Called with the number of steps recorded so far.
 Report = Callable[[int], None]
 
@@ -35,7 +39,7 @@ def collect(
     policy: ActingPolicy | None = None,
     noise: float = 0.0,
     seed: int = 0,
-    behaviour: str | None = None,
+    behaviour: str = "random",
     report: Report | None = None,
 ) -> Dataset:
     """Record exactly ``steps`` transitions; the last episode is marked as truncated.
@@ -43,7 +47,7 @@ def collect(
     The same environment, policy and seed record the same data.
 
     Args:
-        policy: None acts at random, uniformly over the action space.
+        policy: None samples the action space.
         noise: standard deviation of Gaussian noise on every action, in units of half the action
             range (so in [-1, 1] space); noisy actions are clipped to the bounds.
         behaviour: what to call the policy in the metadata.
@@ -58,142 +62,146 @@ def collect(
         raise DataError(f"noise is {noise}; a standard deviation is at least 0")
     environment = make_environment()
     try:
-        return _record(environment, steps, policy, noise, seed, behaviour, report)
+        environment.action_space.seed(seed)
+        acting = policy or _Random(environment.action_space)
+        return _record(environment, steps, acting, noise, seed, behaviour, report)
     finally:
         environment.close()
+
+
+@dataclass(frozen=True)
+class _Random:
+    """Samples the action space."""
+
+    space: gymnasium.Space[Any]
+
+    def act(self, observations: NDArray[Any]) -> NDArray[Any]:
+        return np.stack([self.space.sample() for _ in observations])
+
+
+@dataclass
+class _Recording:
+    """Episodes as they grow, in the layout of :class:`worldrl.data.Dataset`."""
+
+    observations: list[NDArray[Any]] = field(default_factory=list)
+    actions: list[NDArray[Any]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    terminated: list[bool] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return len(self.rewards)
+
+    def end_episode(self, terminated: bool) -> None:
+        self.lengths.append(self.steps - sum(self.lengths))
+        self.terminated.append(terminated)
+
+    def dataset(self, name: str, bounds: Bounds | None, behaviour: str) -> Dataset:
+        terminated = np.array(self.terminated)
+        arrays = (
+            np.stack(self.observations),
+            np.stack(self.actions),
+            np.array(self.rewards, np.float32),
+            np.array(self.lengths, np.int64),
+            terminated,
+        )
+        low, high = bounds if bounds is not None else (None, None)
+        metadata = Metadata(
+            f"collected from {name}", arrays_sha256(arrays), name, low, high, behaviour, self.steps
+        )
+        return Dataset(*arrays, ~terminated, np.ones(len(terminated), bool), metadata)
 
 
 def _record(
     environment: gymnasium.Env[Any, Any],
     steps: int,
-    policy: ActingPolicy | None,
+    policy: ActingPolicy,
     noise: float,
     seed: int,
-    behaviour: str | None,
+    behaviour: str,
     report: Report | None,
 ) -> Dataset:
-    name = environment.spec.id if environment.spec is not None else type(environment).__name__
-    space = environment.action_space
+    name, space = _name(environment), environment.action_space
+    kind, action_kind = _types(environment, name)
     bounds = action_bounds(environment)
     if noise and bounds is None:
         raise DataError(f"{name}: noise needs continuous actions with finite bounds")
-    image = _observation_type(environment, name) == np.uint8
-    discrete = space.shape == ()
-    space.seed(seed)
     generator = np.random.default_rng(seed)
-    observations: list[NDArray[Any]] = []
-    actions: list[Any] = []
-    rewards: list[float] = []
-    lengths: list[int] = []
-    ended: list[bool] = []
+    recording = _Recording()
 
-    def stored(observation: Any) -> NDArray[Any]:
-        array = np.array(observation, np.uint8 if image else np.float32)  # a copy: buffers change
+    def finite(value: Any, what: str, dtype: type[np.generic]) -> NDArray[Any]:
+        array = np.array(value, dtype)  # a copy: environments may write into what they returned
         if not np.isfinite(array).all():
-            raise DataError(f"{name}: the observation at step {len(rewards)} is not finite")
+            raise DataError(f"{name}: the {what} at step {recording.steps} is not finite")
         return array
 
-    observation = stored(environment.reset(seed=seed)[0])
-    observations.append(observation)
-    length = 0
-    while len(rewards) < steps:
-        if policy is None:
-            action = np.asarray(space.sample())
-        else:
-            action = np.asarray(policy.act(observation[None]))[0]
-        if not discrete:
-            action = action.astype(np.float32)
-        if action.shape != space.shape or not np.isfinite(action).all():
+    def begin(first: Any) -> NDArray[Any]:
+        recording.observations.append(finite(first, "observation", kind))
+        return recording.observations[-1]
+
+    observation = begin(environment.reset(seed=seed)[0])
+    while recording.steps < steps:
+        action = finite(np.asarray(policy.act(observation[None]))[0], "action", action_kind)
+        if action.shape != space.shape:
             raise DataError(
-                f"{name}: the policy's action at step {len(rewards)} has shape {action.shape} "
-                f"and must be finite with shape {space.shape}"
+                f"{name}: the policy's actions have shape {action.shape}, not {space.shape}"
             )
         if noise and bounds is not None:
             half = (bounds[1] - bounds[0]) / 2
             action = action + noise * half * generator.standard_normal(half.shape, np.float32)
             action = np.clip(action, *bounds)
         following, reward, terminated, truncated, info = environment.step(
-            int(action) if discrete else action
+            int(action) if action.ndim == 0 else action
         )
         # An environment that restarts by itself returns the next episode's first observation and
         # keeps the true last one here.
         own = next((info[k] for k in ("final_obs", "final_observation") if k in info), None)
         done = terminated or truncated
         restarted = done and own is not None
-        observation = stored(own if restarted else following)
-        if not np.isfinite(reward):
-            raise DataError(f"{name}: the reward at step {len(rewards)} is {reward}")
-        observations.append(observation)
-        actions.append(action)
-        rewards.append(float(reward))
-        length += 1
-        if done or len(rewards) == steps:
-            lengths.append(length)
-            ended.append(bool(terminated))
-            length = 0
-            if len(rewards) < steps:
-                observation = stored(following if restarted else environment.reset()[0])
-                observations.append(observation)
+        observation = finite(own if restarted else following, "observation", kind)
+        recording.observations.append(observation)
+        recording.actions.append(action)
+        recording.rewards.append(float(finite(reward, "reward", np.float32)))
+        if done or recording.steps == steps:
+            recording.end_episode(bool(terminated))
+            if recording.steps < steps:
+                observation = begin(following if restarted else environment.reset()[0])
         if report is not None:
-            report(len(rewards))
-    return _dataset(
-        observations, actions, rewards, lengths, ended, discrete, name, bounds, behaviour, policy
+            report(recording.steps)
+    return recording.dataset(name, bounds, behaviour)
+
+
+def _name(environment: gymnasium.Env[Any, Any]) -> str:
+    spec = environment.spec
+    return spec.id if spec is not None else type(environment.unwrapped).__name__
+
+
+def _types(
+    environment: gymnasium.Env[Any, Any], name: str
+) -> tuple[type[np.generic], type[np.generic]]:
+    """Stored types of observations and actions; refuses spaces that a dataset cannot hold."""
+    observed, acted = environment.observation_space, environment.action_space
+    if not observed.shape or not hasattr(observed, "low"):
+        raise DataError(
+            f"{name}: observations of {observed} cannot be stored; wrap the environment with "
+            "gymnasium.wrappers.FlattenObservation"
+        )
+    image = observed.dtype == np.uint8 and len(observed.shape) >= 2
+    kind = np.uint8 if image else np.float32
+    if hasattr(acted, "n") and acted.shape == () and getattr(acted, "start", 0) == 0:
+        return kind, np.int64
+    if hasattr(acted, "low") and acted.shape is not None and len(acted.shape) == 1:
+        return kind, np.float32
+    raise DataError(
+        f"{name}: actions of {acted} cannot be stored; they must be Box (A,) or Discrete from 0"
     )
 
 
-def action_bounds(
-    environment: gymnasium.Env[Any, Any],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+def action_bounds(environment: gymnasium.Env[Any, Any]) -> Bounds | None:
     """``(low, high)``, each ``(A,)``; None for discrete actions and infinite bounds."""
     low = getattr(environment.action_space, "low", None)
     high = getattr(environment.action_space, "high", None)
     if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
         return None
     return np.asarray(low, np.float32), np.asarray(high, np.float32)
-
-
-def _observation_type(environment: gymnasium.Env[Any, Any], name: str) -> np.dtype[Any]:
-    """Refuse spaces that a dataset cannot hold."""
-    observed, acted = environment.observation_space, environment.action_space
-    if not observed.shape or not hasattr(observed, "low") or observed.dtype is None:
-        raise DataError(
-            f"{name}: observations of {observed} cannot be stored; wrap the environment with "
-            "gymnasium.wrappers.FlattenObservation"
-        )
-    if acted.shape is None or len(acted.shape) > 1 or not (hasattr(acted, "n") or acted.shape):
-        raise DataError(f"{name}: actions of {acted} cannot be stored; use Box (A,) or Discrete")
-    if getattr(acted, "start", 0) != 0:
-        raise DataError(f"{name}: discrete actions must count from 0, not {acted}")
-    image = observed.dtype == np.uint8 and len(observed.shape) >= 2
-    return np.dtype(np.uint8 if image else np.float32)
-
-
-def _dataset(
-    observations: list[NDArray[Any]],
-    actions: list[Any],
-    rewards: list[float],
-    lengths: list[int],
-    ended: list[bool],
-    discrete: bool,
-    name: str,
-    bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    behaviour: str | None,
-    policy: ActingPolicy | None,
-) -> Dataset:
-    terminated = np.array(ended)
-    arrays = (
-        np.stack(observations),
-        np.array(actions, np.int64 if discrete else np.float32),
-        np.array(rewards, np.float32),
-        np.array(lengths, np.int64),
-        terminated,
-    )
-    metadata = Metadata(
-        f"collected from {name}",
-        arrays_sha256(arrays),
-        name,
-        *(bounds or (None, None)),
-        behaviour or ("random" if policy is None else type(policy).__name__),
-        len(rewards),
-    )
-    return Dataset(*arrays, ~terminated, np.ones(len(lengths), bool), metadata)

@@ -18,9 +18,17 @@ from worldrl.errors import DataError
 #: Called with the bytes that are there and the bytes there will be, where the server says.
 Report = Callable[[int, int | None], None]
 
+DATA_DIR_VARIABLE = "WORLDRL_DATA_DIR"
+
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 4  # each continues the one before
+
+
+def cache_folder() -> Path:
+    """Where downloaded datasets are kept: ``$WORLDRL_DATA_DIR``, else a folder in the home."""
+    chosen = os.environ.get(DATA_DIR_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache/worldrl/datasets"
 
 
 def download(url: str, path: Path, report: Report | None = None) -> None:
@@ -41,7 +49,7 @@ def download(url: str, path: Path, report: Report | None = None) -> None:
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error}; free space, or choose another folder with the "
-            "environment variable WORLDRL_DATA_DIR"
+            f"environment variable {DATA_DIR_VARIABLE}"
         ) from None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from worldrl.data.dataset import Dataset
-from worldrl.data.download import Report, download
+from worldrl.data.download import Report, cache_folder, download
 from worldrl.data.readers import hdf5
 from worldrl.data.readers.files import file_sha256
 from worldrl.errors import DataError, suggestion
-
-DATA_DIR_VARIABLE = "WORLDRL_DATA_DIR"
 
 #: Time limits of D4RL's environments by the start of a name, for files that mark no timeouts.
 TIME_LIMITS = {
@@ -61,7 +58,7 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
             f"d4rl:{location}: D4RL has no dataset of that name"
             f"{suggestion(location, addresses())}; names look like halfcheetah-medium-v2"
         )
-    path = cache_directory() / "d4rl" / f"{location}.hdf5"
+    path = cache_folder() / "d4rl" / f"{location}.hdf5"
     if not path.exists():
         _log.info("downloading %s to %s", url, path)
         with _progress(location) as report:
@@ -85,12 +82,6 @@ def addresses() -> dict[str, str]:
     """Dataset name to address."""
     table = (files("worldrl.data") / "d4rl_urls.csv").read_text("utf-8")
     return {row["name"]: row["url"] for row in csv.DictReader(table.splitlines())}
-
-
-def cache_directory() -> Path:
-    """Where downloaded datasets are kept: ``$WORLDRL_DATA_DIR``, else a folder in the home."""
-    chosen = os.environ.get(DATA_DIR_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache/worldrl/datasets"
 
 
 def hold_to_first_hash(path: Path, url: str) -> tuple[str, ...]:
