@@ -51,22 +51,47 @@ def test_the_revision_of_a_checkout(tmp_path: Path) -> None:
     assert environment.git_revision(tmp_path / "site-packages") is None
 
 
-def test_determinism_is_set_and_told() -> None:
-    script = """
-        import json, torch
-        from worldrl.training.environment import set_determinism
-        held = set_determinism(2)
-        assert held.threads == torch.get_num_threads() == 2
-        assert held.deterministic_algorithms and held.matmul_precision == "highest"
-        assert set_determinism(None).threads == 2
-        assert set_determinism(None, "cuda").deterministic_algorithms is False
-        # Flushed in every worker thread, not in this one alone.
-        small = torch.full((1 << 20,), 1e-39)
-        assert not held.flush_denormal or (small * 1.0).count_nonzero() == 0
-        print(json.dumps(held._asdict()))
-    """
+def in_a_fresh_process(script: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["threads"] == 2
+
+
+def test_determinism_is_set_and_told() -> None:
+    in_a_fresh_process("""
+        import json, torch
+        from worldrl.training.environment import set_determinism
+        held = set_determinism(2)
+        assert json.loads(json.dumps(held._asdict())) == {
+            "threads": 2, "deterministic_algorithms": True,
+            "matmul_precision": "highest", "flush_denormal": True,
+        }
+        assert torch.get_num_threads() == 2
+        assert set_determinism(None) == held
+        assert set_determinism(None, "cuda").deterministic_algorithms is False
+        small = torch.full((1 << 20,), 1e-39)
+        assert (small * 1.0).view(torch.int32).count_nonzero() == 0
+    """)
+
+
+def test_denormals_are_flushed_in_every_thread_or_in_none() -> None:
+    in_a_fresh_process("""
+        import torch
+        from worldrl.training.environment import set_determinism
+        small = torch.full((1 << 20,), 1e-39)
+        torch.set_num_threads(2)
+        small * 1.0  # starts a worker that does not flush
+        assert set_determinism(2).flush_denormal is False
+        assert (small * 1.0).view(torch.int32).count_nonzero() == small.numel()
+    """)
+
+
+def test_a_run_that_began_without_flushing_goes_on_so() -> None:
+    in_a_fresh_process("""
+        import torch
+        from worldrl.training.environment import set_determinism
+        assert set_determinism(2, flush_denormal=False).flush_denormal is False
+        small = torch.full((1 << 20,), 1e-39)
+        assert (small * 1.0).view(torch.int32).count_nonzero() == small.numel()
+    """)

@@ -16,6 +16,7 @@ import pytest
 from worldrl.config.schema import DatasetSettings, PretrainConfig, TrainConfig
 from worldrl.errors import RunError
 from worldrl.training.files import finite, size, write_json
+from worldrl.training.lock import Lock
 from worldrl.training.run_directory import (
     DatasetRecord,
     RunDirectory,
@@ -159,7 +160,8 @@ def test_one_process_locks_once_and_can_lock_again(tmp_path: Path) -> None:
     RunDirectory.open(tmp_path, exclusive=True).close()
 
 
-def test_a_forked_worker_that_outlives_its_parent_holds_no_lock(tmp_path: Path) -> None:
+@pytest.mark.parametrize("closes", ["closes", "forgets"])
+def test_a_forked_worker_that_outlives_its_parent_holds_no_lock(tmp_path: Path, closes) -> None:
     RunDirectory.create(tmp_path, CONFIG).close()
     script = """
         import os, sys
@@ -167,13 +169,14 @@ def test_a_forked_worker_that_outlives_its_parent_holds_no_lock(tmp_path: Path) 
         run = RunDirectory.open(sys.argv[1], exclusive=True)
         worker = os.fork()
         if worker == 0:
-            run.close()  # must not let go of the parent's lock either
+            if sys.argv[2] == "closes":
+                run.close()  # must not let go of the parent's lock either
             print("forked", flush=True)
             os.read(0, 1)
             os._exit(0)
         os.waitpid(worker, 0)
     """
-    parent = python(script, tmp_path)
+    parent = python(script, tmp_path, closes)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "forked\n"
     with pytest.raises(RunError, match=rf"pid {parent.pid}"):
@@ -214,6 +217,19 @@ def test_two_that_create_at_once(tmp_path: Path) -> None:
     for process in processes:
         process.communicate(timeout=60)
     assert sorted(results) == ["created", "refused", "refused"]
+
+
+def test_a_run_made_between_the_check_and_the_lock_is_kept(tmp_path: Path, monkeypatch) -> None:
+    acquire = Lock.acquire
+
+    def other_process_was_first(directory: Path) -> Lock:
+        (directory / "config.yaml").write_text("theirs")
+        return acquire(directory)
+
+    monkeypatch.setattr(Lock, "acquire", other_process_was_first)
+    with pytest.raises(RunError, match="already holds files"):
+        RunDirectory.create(tmp_path, CONFIG)
+    assert (tmp_path / "config.yaml").read_text() == "theirs"
 
 
 # --- records --------------------------------------------------------------------------------------

@@ -21,24 +21,34 @@ class Determinism(NamedTuple):
     flush_denormal: bool
 
 
-def set_determinism(threads: int | None, device_type: str = "cpu") -> Determinism:
+def set_determinism(
+    threads: int | None, device_type: str = "cpu", flush_denormal: bool = True
+) -> Determinism:
     """Fix what the bits of a result depend on. Call it before any other work in torch.
 
     The number of threads decides how sums are split, so it is part of a run. Denormal numbers are
-    flushed to zero: they cost a hundred times a normal one, and dying units make many.
-    Deterministic kernels are asked for on the CPU only, where they cost nothing; on CUDA they
-    would sort every scattered write.
+    flushed to zero: they cost many times a normal one, and dying units make plenty. Deterministic
+    kernels are asked for on the CPU only, where they cost next to nothing; on CUDA they would sort
+    every scattered write.
 
     Args:
         threads: of one operation; None keeps torch's choice.
         device_type: ``cpu`` or ``cuda``.
+        flush_denormal: to resume, what the run began with. Worker threads that torch has started
+            already keep what they were started with: where they do not flush, nothing does.
+
+    Returns:
+        What holds now, which may be less than what was asked for.
     """
     import torch
 
-    # First: worker threads inherit the flag from the thread that makes them.
-    flush_denormal = bool(torch.set_flush_denormal(True))
+    # First: worker threads inherit the flag from the thread that starts them.
+    torch.set_flush_denormal(flush_denormal)
     if threads is not None:
         torch.set_num_threads(threads)
+    flushes = _flushes_denormals()
+    if not flushes:
+        torch.set_flush_denormal(False)
     deterministic = device_type == "cpu"
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Would fill every torch.empty with NaN; no result here reads memory that was not written.
@@ -48,8 +58,17 @@ def set_determinism(threads: int | None, device_type: str = "cpu") -> Determinis
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
-        flush_denormal,
+        flushes,
     )
+
+
+def _flushes_denormals() -> bool:
+    """Do all worker threads flush? Each multiplies a part of one long tensor of denormals."""
+    import torch
+
+    denormal = torch.full((65_536 * torch.get_num_threads(),), 1, dtype=torch.int32)
+    product = denormal.view(torch.float32) * 1.0
+    return not bool(product.view(torch.int32).any())
 
 
 def environment_record(device: str) -> dict[str, Any]:
