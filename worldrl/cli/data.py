@@ -17,7 +17,7 @@ from worldrl.errors import DataError
 
 if TYPE_CHECKING:
     from worldrl.data import Dataset
-    from worldrl.data.collect import ActingPolicy
+    from worldrl.data.collect import ActingPolicy, Bounds
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -91,13 +91,16 @@ def collect(
         float,
         typer.Option(min=0, help="Deviation of action noise, in units of half the action range."),
     ] = 0.0,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Sample an actor file's Gaussian, not its mean.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Record episodes from an environment."""
     with json_only(as_json):
         _check_suffix(out)
-        dataset = _collect(env_id, steps, policy, noise, seed)
+        dataset = _collect(env_id, steps, policy, noise, stochastic, seed)
         found = _write(dataset, out)
     _print(found, as_json)
 
@@ -160,12 +163,15 @@ def _check_suffix(out: Path) -> None:
         )
 
 
-def _collect(env_id: str, steps: int, policy: str, noise: float, seed: int) -> Dataset:
+def _collect(
+    env_id: str, steps: int, policy: str, noise: float, stochastic: bool, seed: int
+) -> Dataset:
     from worldrl.data.collect import collect
     from worldrl.envs import make
 
-    acting = _policy(policy, env_id)
-    behaviour = Path(policy).name + (f" with noise {noise:g}" if noise else "")
+    acting = _policy(policy, env_id, seed if stochastic else None)
+    behaviour = Path(policy).name
+    behaviour += " sampled" * stochastic + f" with noise {noise:g}" * (noise > 0)
     with _progress(f"collecting from {env_id}", steps) as report:
         return collect(
             partial(make, env_id),
@@ -178,13 +184,15 @@ def _collect(env_id: str, steps: int, policy: str, noise: float, seed: int) -> D
         )
 
 
-def _policy(policy: str, env_id: str) -> ActingPolicy | None:
+def _policy(policy: str, env_id: str, seed: int | None) -> ActingPolicy | None:
     """None for the random policy."""
-    if policy == "random":
-        return None
     path = Path(policy).expanduser()
     if path.suffix == ".npz":
-        return _actor(path, env_id)
+        return _actor(path, env_id, seed)
+    if seed is not None:
+        raise DataError(f"--stochastic samples actor files (.npz), and --policy is {policy}")
+    if policy == "random":
+        return None
     if not path.is_dir():
         raise DataError(
             f"--policy {policy} is neither 'random', nor a run directory, nor an actor file that "
@@ -192,11 +200,25 @@ def _policy(policy: str, env_id: str) -> ActingPolicy | None:
         )
     from worldrl.api import load_policy
 
-    return load_policy(path)
+    loaded = load_policy(path)
+    size, (low, _) = _spaces(path, env_id)
+    if (loaded.observation_size, len(loaded.action_low)) != (size, len(low)):
+        raise DataError(
+            f"--policy {path}: the run's policy maps {loaded.observation_size} numbers to "
+            f"{len(loaded.action_low)} actions, but {env_id} has {size} and {len(low)}"
+        )
+    return loaded
 
 
-def _actor(path: Path, env_id: str) -> ActingPolicy:
+def _actor(path: Path, env_id: str, seed: int | None) -> ActingPolicy:
     from worldrl.data.actor import load_actor
+
+    size, bounds = _spaces(path, env_id)
+    return load_actor(path, size, *bounds, seed=seed)
+
+
+def _spaces(path: Path, env_id: str) -> tuple[int, Bounds]:
+    """Observation size and action bounds of the environment."""
     from worldrl.data.collect import action_bounds
     from worldrl.envs import make
 
@@ -207,10 +229,10 @@ def _actor(path: Path, env_id: str) -> ActingPolicy:
         environment.close()
     if bounds is None or shape is None or len(shape) != 1:
         raise DataError(
-            f"--policy {path}: actor files act on vectors with bounded continuous actions, which "
-            f"{env_id} does not have"
+            f"--policy {path}: it acts on vectors with bounded continuous actions, which {env_id} "
+            "does not have"
         )
-    return load_actor(path, shape[0], *bounds)
+    return shape[0], bounds
 
 
 @contextmanager
@@ -232,5 +254,7 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
         print(f"worldrl: warning: {warning}", file=sys.stderr)
     if as_json:
         print_json(found)
-    else:
-        print_table({key: value for key, value in found.items() if value is not None})
+        return
+    nested = found.pop("simulator", {})
+    found |= {f"simulator {key}": value for key, value in nested.items()}
+    print_table({key: v for key, v in found.items() if v is not None and key != "warnings"})

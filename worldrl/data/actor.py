@@ -3,7 +3,8 @@
 Keys: ``W0 b0 W1 b1 ...`` (``W`` is ``(outputs, inputs)``); ``squash``: ``tanh`` (the output is in
 [-1, 1] and is scaled to the bounds), ``clip`` (environment units, clipped) or ``none`` (as is);
 ``hidden_activation``: ``relu`` or ``tanh``; optionally ``obs_mean obs_var eps clip_obs``, which
-normalise the observation. ``log_std*`` are not used: the actor acts by its mean.
+normalise the observation; and the logarithm of the Gaussian's deviation before squashing, either
+``log_std`` ``(A,)`` or a layer ``log_std_W log_std_b`` on the last hidden layer.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from worldrl.errors import DataError
 
+_LOG_STD_RANGE = (-20.0, 2.0)  # of a layer's output, as in SAC (Haarnoja et al. 2018)
+
 
 @dataclass(frozen=True)
 class Actor:
-    """A deterministic policy in environment units."""
+    """A policy in environment units; it acts by its mean where ``generator`` is None."""
 
     weights: tuple[NDArray[np.float32], ...]  # (outputs, inputs) a layer
     biases: tuple[NDArray[np.float32], ...]  # (outputs,)
@@ -31,6 +34,9 @@ class Actor:
     clip: float
     action_low: NDArray[np.float32]  # (A,)
     action_high: NDArray[np.float32]  # (A,)
+    log_std: NDArray[np.float32] | None = None  # (A,)
+    log_std_weight: NDArray[np.float32] | None = None  # (A, hidden)
+    generator: np.random.Generator | None = None
 
     def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """``(B, S) -> (B, A)``."""
@@ -38,18 +44,22 @@ class Actor:
         if self.mean is not None and self.scale is not None:
             hidden = np.clip((hidden - self.mean) / self.scale, -self.clip, self.clip)
         hidden = hidden.astype(np.float32)
-        last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = hidden @ weight.T + bias
-            if layer < last:
-                relu = self.hidden_activation == "relu"
-                hidden = np.maximum(hidden, 0) if relu else np.tanh(hidden)
+            relu = self.hidden_activation == "relu"
+            hidden = np.maximum(hidden, 0) if relu else np.tanh(hidden)
+        action = hidden @ self.weights[-1].T + self.biases[-1]
+        if self.generator is not None and self.log_std is not None:
+            log_std = self.log_std
+            if self.log_std_weight is not None:
+                log_std = np.clip(hidden @ self.log_std_weight.T + log_std, *_LOG_STD_RANGE)
+            action = action + np.exp(log_std) * self.generator.standard_normal(action.shape)
         if self.squash == "tanh":
-            unit = np.tanh(hidden)
-            hidden = self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
+            unit = np.tanh(action)
+            action = self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
         elif self.squash == "clip":
-            hidden = np.clip(hidden, self.action_low, self.action_high)
-        return np.asarray(hidden, np.float32)
+            action = np.clip(action, self.action_low, self.action_high)
+        return np.asarray(action, np.float32)
 
 
 def load_actor(
@@ -57,26 +67,32 @@ def load_actor(
     observation_size: int,
     action_low: NDArray[np.float32],
     action_high: NDArray[np.float32],
+    *,
+    seed: int | None = None,
 ) -> Actor:
     """Read an actor for an environment.
 
     Args:
         observation_size: S of the environment.
         action_low, action_high: ``(A,)`` its action bounds.
+        seed: samples actions from the actor's Gaussian; None takes its mean.
 
     Raises:
-        DataError: the file cannot be read, is no actor, or does not fit the environment.
+        DataError: the file cannot be read, is no actor, does not fit the environment, or holds no
+            deviation to sample with.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: np.asarray(archive[key]) for key in archive.files}
     except Exception as error:  # numpy and zipfile report damage with any type
         raise DataError(f"{path} cannot be read as a NumPy archive of an actor: {error}") from None
-    count = sum(f"W{i}" in arrays and f"b{i}" in arrays for i in range(len(arrays)))
-    layers = [(arrays.get(f"W{i}"), arrays.get(f"b{i}")) for i in range(count)]
+    count = 0
+    while f"W{count}" in arrays and f"b{count}" in arrays:
+        count += 1
+    layers = [(arrays[f"W{i}"], arrays[f"b{i}"]) for i in range(count)]
     size = observation_size
     for number, (weight, bias) in enumerate(layers):
-        if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
             raise DataError(
                 f"{path}: layer {number} needs W{number} (outputs, inputs) and b{number} (outputs,)"
             )
@@ -95,6 +111,12 @@ def load_actor(
     activation = _choice(arrays, "hidden_activation", ("relu", "tanh"), "relu", path)
     if bool(arrays.get("time_feature", np.array(False)).any()):
         raise DataError(f"{path}: actors that observe the time are not supported")
+    log_std, log_std_weight = _deviation(arrays, len(action_low), layers[-1][0].shape[1])
+    if seed is not None and log_std is None:
+        raise DataError(
+            f"{path}: the actor cannot be sampled: it holds neither 'log_std' ({len(action_low)},) "
+            "nor 'log_std_W' and 'log_std_b'; let it act by its mean"
+        )
     mean, scale = arrays.get("obs_mean"), None
     if mean is not None:
         variance = arrays.get("obs_var")
@@ -118,7 +140,24 @@ def load_actor(
         float(arrays.get("clip_obs", np.array(np.inf))),
         action_low,
         action_high,
+        log_std,
+        log_std_weight,
+        None if seed is None else np.random.default_rng(seed),
     )
+
+
+def _deviation(
+    arrays: dict[str, NDArray[Any]], actions: int, hidden: int
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Bias and weight of the log deviation; other forms (such as gSDE's) count as none."""
+    weight, bias = arrays.get("log_std_W"), arrays.get("log_std_b", arrays.get("log_std"))
+    if bias is None or bias.shape != (actions,):
+        return None, None
+    if weight is None:
+        return np.asarray(bias, np.float32), None
+    if weight.shape != (actions, hidden):
+        return None, None
+    return np.asarray(bias, np.float32), np.asarray(weight, np.float32)
 
 
 def _choice(
