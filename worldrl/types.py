@@ -8,9 +8,10 @@ the bounds that map them back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
 #: Named tensors of one network; every one carries the leading population axis.
@@ -58,5 +59,46 @@ class Policy(Protocol):
     """Acts on batches of observations; one row of the population axis per member."""
 
     def __call__(self, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """``(P, B, S), (P, B, A) or None (deterministic) -> (P, B, A)`` in [-1, 1]."""
+        ...
+
+
+#: Everything a learner owns, as a tree of tensors that updates change in place.
+LearnerState: TypeAlias = dict[str, Any]
+
+#: Per-member scalars of one update, each ``(P,)``.
+Metrics: TypeAlias = dict[str, Tensor]
+
+
+class Learner(Protocol):
+    """One algorithm. Methods are functions of tensors; the object holds only settings."""
+
+    @property
+    def discount(self) -> float:
+        """Of the return that the learner maximises."""
+        ...
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Keys of what :meth:`update` returns."""
+        ...
+
+    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
+        """Fresh state, one member per seed."""
+        ...
+
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
+        """One member's noise for ``count`` updates: ``(count, K, batch_size, A)``."""
+        ...
+
+    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
+        """One update in place; ``batch`` is ``(P, B)``, ``noise`` is ``(P, K, B, A)``."""
+        ...
+
+    def policy_parameters(self, state: LearnerState) -> Parameters:
+        """What :meth:`act` needs, by reference."""
+        ...
+
+    def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """``(P, B, S), (P, B, A) or None (deterministic) -> (P, B, A)`` in [-1, 1]."""
         ...

@@ -29,6 +29,6 @@ def pretrain(
     recipes, `worldrl config show RECIPE` every setting.
     """
     config = load_config("pretrain", recipe, overrides or ())
-    from worldrl.training import run
+    from worldrl import api
 
-    finish(lambda: run.start(config, out, quiet=False), as_json)
+    finish(lambda: api.pretrain(config, out), as_json)

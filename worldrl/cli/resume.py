@@ -17,6 +17,6 @@ def resume(
     ] = False,
 ) -> None:
     """Continue the run in RUN_DIR from its last checkpoint; a finished run is left as it is."""
-    from worldrl.training import run
+    from worldrl import api
 
-    finish(lambda: run.resume(run_dir, quiet=False), as_json)
+    finish(lambda: api.resume(run_dir), as_json)

@@ -29,6 +29,6 @@ def train(
     `worldrl config list` names the recipes, `worldrl config show RECIPE` every setting.
     """
     config = load_config("train", recipe, overrides or ())
-    from worldrl.training import run
+    from worldrl import api
 
-    finish(lambda: run.start(config, out, quiet=False), as_json)
+    finish(lambda: api.train(config, out), as_json)

@@ -1,0 +1,171 @@
+"""Probabilistic ensemble of dynamics models.
+
+Each member maps an observation and an action to a diagonal Gaussian over the change of the
+observation and the reward (Chua et al. 2018, arXiv 1805.12114; Janner et al. 2019,
+arXiv 1906.08253; Yu et al. 2020, arXiv 2005.13239). All members of all population seeds are one
+batched network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldrl.models.mlp import hidden_features, num_layers
+from worldrl.types import Parameters, Prediction
+
+#: Normalised inputs are clipped here: far outside the data a member should saturate, not explode.
+INPUT_CLIP = 10.0
+#: Constant input dimensions get scale 1; a smaller floor would amplify float32 rounding.
+MIN_SCALE = 1e-6
+
+
+class Standardizer(NamedTuple):
+    """Affine map to zero mean and unit deviation, one per population seed."""
+
+    mean: Tensor  # (P, D)
+    scale: Tensor  # (P, D), > 0
+
+
+def fit_standardizer(rows: Tensor, indices: Tensor) -> Standardizer:
+    """Mean and deviation of each seed's rows, computed in float64.
+
+    Args:
+        rows: ``(num_rows, D)``.
+        indices: ``(P, num_train)``, the rows that each seed trains on.
+    """
+    moments = []
+    for chosen in indices:
+        values = rows[chosen].double()
+        deviation = values.std(0, correction=0)
+        scale = torch.where(deviation < MIN_SCALE, torch.ones_like(deviation), deviation)
+        moments.append((values.mean(0), scale))
+    means, scales = zip(*moments, strict=True)
+    return Standardizer(torch.stack(means).to(rows.dtype), torch.stack(scales).to(rows.dtype))
+
+
+class Ensemble(NamedTuple):
+    """An ensemble that can predict; a pytree of tensors, so compiled functions take it whole."""
+
+    parameters: Parameters  # weight.i (P, N, in, out), bias.i, max/min_log_variance (P, S + 1)
+    inputs: Standardizer  # of observation and action, D = S + A
+    targets: Standardizer  # of (delta observation, reward), D = S + 1; identity for raw targets
+    elites: Tensor  # (P, E) int64
+
+    def predict(self, observation: Tensor, action: Tensor) -> Prediction:
+        """``(P, R, S), (P, R, A) -> Prediction`` of every member; deterministic."""
+        mean, log_variance = forward(
+            self.parameters, standardize(self.inputs, observation, action)[:, None]
+        )
+        scale = self.targets.scale[:, None, None]  # (P, 1, 1, S + 1)
+        mean = mean * scale + self.targets.mean[:, None, None]
+        mean = mean + F.pad(observation, (0, 1))[:, None]  # the reward is predicted directly
+        return Prediction(mean, (0.5 * log_variance).exp() * scale)
+
+
+def init_ensemble(
+    seeds_generators: Sequence[torch.Generator],
+    observation_size: int,
+    action_size: int,
+    hidden: Sequence[int],
+    num_members: int,
+    layer_norm: bool = False,
+) -> Parameters:
+    """Fresh parameters, one generator per population seed.
+
+    Weights are truncated normal with deviation 1/(2 sqrt(in)), cut at two deviations; biases are
+    zero; the log-variance bounds start at 0.5 and -10.
+    """
+    sizes = [observation_size + action_size, *hidden, 2 * (observation_size + 1)]
+    members: list[Parameters] = []
+    for generator in seeds_generators:
+        device = generator.device
+        one: Parameters = {}
+        for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+            weight = torch.empty(num_members, fan_in, fan_out, device=device)
+            std = 0.5 * fan_in**-0.5
+            # The cut is in absolute units: without explicit bounds it would never happen.
+            torch.nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator=generator)
+            one[f"weight.{layer}"] = weight
+            one[f"bias.{layer}"] = torch.zeros(num_members, 1, fan_out, device=device)
+            if layer_norm and layer < len(hidden):
+                one[f"scale.{layer}"] = torch.ones(num_members, 1, fan_out, device=device)
+                one[f"shift.{layer}"] = torch.zeros(num_members, 1, fan_out, device=device)
+        one["max_log_variance"] = torch.full((observation_size + 1,), 0.5, device=device)
+        one["min_log_variance"] = torch.full((observation_size + 1,), -10.0, device=device)
+        members.append(one)
+    return {name: torch.stack([one[name] for one in members]) for name in members[0]}
+
+
+def standardize(inputs: Standardizer, observation: Tensor, action: Tensor) -> Tensor:
+    """``(P, ..., S), (P, ..., A) -> (P, ..., S + A)``, clipped to ±INPUT_CLIP."""
+    joined = torch.cat([observation, action], -1)
+    shape = (joined.shape[0], *(1,) * (joined.dim() - 2), -1)
+    scaled = (joined - inputs.mean.view(shape)) / inputs.scale.view(shape)
+    return scaled.clamp(-INPUT_CLIP, INPUT_CLIP)
+
+
+def forward(parameters: Parameters, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and soft-clamped log-variance of the standardised targets.
+
+    Args:
+        inputs: ``(P, N, R, S + A)`` standardised, or ``(P, 1, R, S + A)`` for the same rows to
+            all members.
+
+    Returns:
+        Two ``(P, N, R, S + 1)``.
+    """
+    last = num_layers(parameters) - 1
+    hidden = hidden_features(parameters, inputs, F.silu, last)
+    output = hidden @ parameters[f"weight.{last}"] + parameters[f"bias.{last}"]
+    mean, log_variance = output.float().chunk(2, -1)
+    upper = parameters["max_log_variance"][:, None, None]
+    lower = parameters["min_log_variance"][:, None, None]
+    log_variance = upper - F.softplus(upper - log_variance)
+    log_variance = lower + F.softplus(log_variance - lower)
+    return mean, log_variance
+
+
+def gaussian_loss(
+    parameters: Parameters, inputs: Tensor, targets: Tensor, bound_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Training loss without the weight decay, which the optimiser adds (coupled L2).
+
+    Sum over members of the mean over rows and dimensions of
+    ``(mean - y)^2 exp(-lv) + lv``, plus ``bound_weight`` times the spread of the log-variance
+    bounds.
+
+    Args:
+        inputs: ``(P, N, B, S + A)`` standardised.
+        targets: ``(P, N, B, S + 1)`` standardised.
+
+    Returns:
+        The scalar summed over P, and each seed's own mean squared error ``(P,)``.
+    """
+    mean, log_variance = forward(parameters, inputs)
+    squared = (mean - targets).square()
+    likelihood = (squared * torch.exp(-log_variance) + log_variance).mean((-1, -2)).sum()
+    bounds = (parameters["max_log_variance"] - parameters["min_log_variance"]).sum()
+    return likelihood + bound_weight * bounds, squared.detach().mean((1, 2, 3))
+
+
+def layer_weight_decay(weight_decay: Sequence[float], layers: int) -> dict[str, float]:
+    """Coupled L2 of each weight matrix, biases excluded.
+
+    A sequence of another length than the network's depth is stretched linearly, so that
+    published five-layer values serve other depths.
+    """
+    span = max(layers - 1, 1)
+    values = []
+    for layer in range(layers):
+        position = layer / span * (len(weight_decay) - 1)
+        low = min(int(position), len(weight_decay) - 1)
+        high = min(low + 1, len(weight_decay) - 1)
+        share = position - low
+        values.append(weight_decay[low] * (1 - share) + weight_decay[high] * share)
+    return {f"weight.{layer}": value for layer, value in enumerate(values)}

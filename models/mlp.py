@@ -1,0 +1,85 @@
+"""Multilayer perceptrons with leading axes: populations, ensembles and critics in one product.
+
+A network is a flat dictionary ``weight.0, bias.0, weight.1, ...`` (and ``scale.i, shift.i`` with
+layer normalisation). Weights are ``(*lead, in, out)`` and biases ``(*lead, 1, out)``, where
+``lead`` starts with the population axis P and may go on, e.g. with the members of an ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldrl.types import Parameters
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def init_uniform(
+    sizes: Sequence[int], lead: Sequence[int], generator: torch.Generator, layer_norm: bool = False
+) -> Parameters:
+    """torch's default for linear layers, U(±1/sqrt(in)) on weights and biases.
+
+    Args:
+        sizes: input, hidden and output widths.
+        lead: axes in front of every parameter, *without* P: callers stack members.
+    """
+    device = generator.device
+    parameters: Parameters = {}
+    for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        bound = fan_in**-0.5
+        for name, shape in ("weight", (fan_in, fan_out)), ("bias", (1, fan_out)):
+            draw = torch.rand(*lead, *shape, generator=generator, device=device)
+            parameters[f"{name}.{layer}"] = (2 * draw - 1) * bound
+        if layer_norm and layer < len(sizes) - 2:
+            parameters[f"scale.{layer}"] = torch.ones(*lead, 1, fan_out, device=device)
+            parameters[f"shift.{layer}"] = torch.zeros(*lead, 1, fan_out, device=device)
+    return parameters
+
+
+def num_layers(parameters: Parameters) -> int:
+    """Linear layers in the network."""
+    return sum(name.startswith("weight.") for name in parameters)
+
+
+def hidden_features(
+    parameters: Parameters, inputs: Tensor, activation: Activation, layers: int
+) -> Tensor:
+    """The first ``layers`` layers, each followed by ``activation``.
+
+    Args:
+        inputs: ``(*lead, B, in)``; axes of size 1 in ``lead`` broadcast.
+
+    Returns:
+        ``(*lead, B, hidden)``.
+    """
+    hidden = inputs
+    for layer in range(layers):
+        hidden = hidden @ parameters[f"weight.{layer}"] + parameters[f"bias.{layer}"]
+        if f"scale.{layer}" in parameters:
+            hidden = F.layer_norm(hidden, hidden.shape[-1:])
+            hidden = hidden * parameters[f"scale.{layer}"] + parameters[f"shift.{layer}"]
+        hidden = activation(hidden)
+    return hidden
+
+
+def mlp(parameters: Parameters, inputs: Tensor, activation: Activation = F.relu) -> Tensor:
+    """``(*lead, B, in) -> (*lead, B, out)``, linear in the last layer."""
+    last = num_layers(parameters) - 1
+    hidden = hidden_features(parameters, inputs, activation, last)
+    return hidden @ parameters[f"weight.{last}"] + parameters[f"bias.{last}"]
+
+
+def scalar_mlp(parameters: Parameters, inputs: Tensor, activation: Activation = F.relu) -> Tensor:
+    """``(*lead, B, in) -> (*lead, B)`` for networks of output width 1.
+
+    The head is a multiply and a sum: a matrix product of width 1 runs at a few percent of peak.
+    """
+    last = num_layers(parameters) - 1
+    hidden = hidden_features(parameters, inputs, activation, last)
+    weight = parameters[f"weight.{last}"].squeeze(-1).unsqueeze(-2)  # (*lead, 1, hidden)
+    return (hidden * weight).sum(-1) + parameters[f"bias.{last}"].squeeze(-1)

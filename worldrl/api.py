@@ -1,0 +1,222 @@
+"""The Python API: what the commands do, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldrl.config import loader
+from worldrl.config.schema import Config, PretrainConfig, TrainConfig
+from worldrl.data.dataset import load as load_dataset
+from worldrl.errors import ConfigError, RunError
+from worldrl.learners import LEARNERS
+from worldrl.training import checkpoint, run
+from worldrl.training.logged import from_unit
+from worldrl.training.run import RunResult, Scorer
+from worldrl.training.run_directory import RunDirectory
+from worldrl.types import Policy
+
+if TYPE_CHECKING:
+    from worldrl.evaluation.result import Result
+
+__all__ = [
+    "LoadedPolicy",
+    "evaluate",
+    "load_config",
+    "load_dataset",
+    "load_policy",
+    "pretrain",
+    "resume",
+    "train",
+]
+
+
+def load_config(
+    stage: Literal["pretrain", "train"],
+    recipe: str,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> Config:
+    """The settings of a recipe.
+
+    Args:
+        recipe: a shipped name or a path to a YAML file.
+        overrides: ``["a.b=c", ...]`` or ``{"a.b": c, ...}``.
+
+    Raises:
+        ConfigError: a name or a value is wrong.
+    """
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={_as_text(value)}" for key, value in overrides.items()]
+    return loader.load_config(stage, recipe, overrides)
+
+
+def pretrain(config: Config, out: str | Path | None = None, quiet: bool = False) -> RunResult:
+    """Learn a world model; ``worldrl pretrain``."""
+    if not isinstance(config, PretrainConfig):
+        raise ConfigError("pretrain needs the settings of a pretrain recipe")
+    return run.start(config, None if out is None else Path(out), quiet)
+
+
+def train(config: Config, out: str | Path | None = None, quiet: bool = False) -> RunResult:
+    """Learn a policy; ``worldrl train``."""
+    if not isinstance(config, TrainConfig):
+        raise ConfigError("train needs the settings of a train recipe")
+    return run.start(config, None if out is None else Path(out), quiet, scorer)
+
+
+def resume(path: str | Path, quiet: bool = False) -> RunResult:
+    """Continue a run that was stopped or killed; ``worldrl resume``."""
+    return run.resume(Path(path), quiet, scorer)
+
+
+class LoadedPolicy:
+    """The policies of a run, ready to act.
+
+    Attributes:
+        population: P, the members of the run.
+        env_id: the environment of the run's data, if the data says.
+        action_low, action_high: ``(A,)``, environment units of -1 and 1.
+    """
+
+    def __init__(self, path: str | Path, device: str = "cpu") -> None:
+        directory = RunDirectory.open(path)
+        settings = directory.read_config()
+        last = checkpoint.last_checkpoint(directory)
+        saved = None if last is None else checkpoint.load(last, device)
+        if saved is None or "policy" not in saved.plain or not isinstance(settings, TrainConfig):
+            raise RunError(
+                f"{path} holds no policy yet. It comes with the first checkpoint of `worldrl "
+                "train`; a pretrain run holds a world model only."
+            )
+        facts = saved.plain["policy"]
+        self.run = directory.path
+        self.settings = settings
+        self.step: int = saved.plain["step"]
+        self.population = settings.population
+        self.observation_size: int = facts["observation_size"]
+        self.env_id: str | None = facts["env_id"]
+        self.action_low = np.asarray(facts["action_low"], np.float32)
+        self.action_high = np.asarray(facts["action_high"], np.float32)
+        self._learner = LEARNERS[settings.learner.kind](  # type: ignore[call-arg]
+            settings.learner, self.observation_size, len(self.action_low), settings.num_updates
+        )
+        self._parameters = {
+            name.removeprefix("policy/"): value for name, value in saved.model.items()
+        }
+
+    @torch.no_grad()
+    def __call__(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(P, B, S), (P, B, A) or None (deterministic) -> (P, B, A)`` in [-1, 1]."""
+        return self._learner.act(self._parameters, observation, noise)
+
+    @torch.no_grad()
+    def act(self, observations: NDArray[Any], member: int = 0) -> NDArray[np.float32]:
+        """Deterministic actions of one member: ``(B, S) -> (B, A)`` in environment units."""
+        own = {name: value[member : member + 1] for name, value in self._parameters.items()}
+        observation = torch.as_tensor(np.asarray(observations, np.float32))[None]
+        unit = self._learner.act(own, observation.to(next(iter(own.values())).device), None)
+        return from_unit(unit[0].cpu().numpy(), self.action_low, self.action_high)
+
+
+def load_policy(path: str | Path, device: str = "cpu") -> LoadedPolicy:
+    """The policies of the last checkpoint of a train run.
+
+    Raises:
+        RunError: there is no run at ``path``, or it holds no policy yet.
+    """
+    return LoadedPolicy(path, device)
+
+
+def evaluate(
+    path: str | Path,
+    episodes: int = 10,
+    env_id: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Result:
+    """Score every member of a run with deterministic episodes; ``worldrl evaluate``.
+
+    Args:
+        env_id: another environment than the data's; the result then is marked.
+
+    Raises:
+        RunError: there is no policy at ``path``.
+        EnvironmentSetupError: the environment is unknown or does not fit.
+    """
+    policy = load_policy(path, device)
+    evaluation = policy.settings.evaluation
+    requested = env_id or evaluation.env_id
+    allow = env_id is not None or evaluation.allow_other_environment
+    return _score(
+        policy,
+        policy.population,
+        (policy.action_low, policy.action_high),
+        (policy.env_id, requested, allow),
+        episodes,
+        seed,
+        device,
+    )
+
+
+def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:
+    """Scores policies during training as ``settings.evaluation`` says."""
+    evaluation = settings.evaluation
+    where = (recorded, evaluation.env_id, evaluation.allow_other_environment)
+
+    def score(
+        policy: Policy, population: int, action_low: Any, action_high: Any, device: Any
+    ) -> dict[str, Any]:
+        bounds = (action_low, action_high)
+        result = _score(
+            policy, population, bounds, where, evaluation.episodes, settings.seed, device
+        )
+        return result.to_json()
+
+    return score
+
+
+def _score(
+    policy: Policy,
+    population: int,
+    bounds: tuple[NDArray[Any], NDArray[Any]],
+    where: tuple[str | None, str | None, bool],
+    episodes: int,
+    seed: int,
+    device: str | torch.device,
+) -> Result:
+    from worldrl.envs import reference_scores, scoring_environment
+    from worldrl.evaluation.result import evaluation_result
+    from worldrl.evaluation.returns import evaluate_returns
+
+    scoring = scoring_environment(*where)
+    played = evaluate_returns(
+        scoring.factory,
+        policy,
+        episodes,
+        seed,
+        population,
+        action_low=bounds[0],
+        action_high=bounds[1],
+        device=device,
+    )
+    return evaluation_result(
+        played,
+        env_id=scoring.env_id,
+        seed=seed,
+        recorded_env_id=scoring.recorded_env_id,
+        reference=reference_scores(scoring.env_id),
+    )
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_as_text(item) for item in value) + "]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

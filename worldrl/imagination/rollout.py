@@ -1,0 +1,283 @@
+"""Branched rollouts: short imagined trajectories from logged states.
+
+Janner et al. 2019 (arXiv 1906.08253) and Yu et al. 2020 (arXiv 2005.13239). Every row draws one
+elite a step and takes the next observation and the reward of that member's sample; the reward is
+lowered by the weighted penalty. Terminal rows are stored and leave; the horizon never sets
+``terminated``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.models.ensemble import Ensemble
+from worldrl.models.world import World
+from worldrl.random import draw
+from worldrl.rows import pack
+from worldrl.types import Parameters, Penalty, Transitions
+
+#: Rows that one model call works on, over all members: their activations then stay in cache.
+CPU_CHUNK = 2048
+CUDA_CHUNK = 65536
+
+Act = Callable[[Parameters, Tensor, Tensor | None], Tensor]
+#: ``(terminator parameters, observation, action, next_observation) -> (P, C) bool``
+Ends = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
+
+
+class Pessimism(NamedTuple):
+    """What is taken off an imagined reward, one value per member."""
+
+    weight: Tensor  # (P,)
+    scale: Tensor  # (P,), the penalty is divided by it
+
+
+class Bounds(NamedTuple):
+    """The box that imagined observations are clipped to."""
+
+    low: Tensor  # (S,)
+    high: Tensor  # (S,)
+
+
+class Imagined(NamedTuple):
+    """One model step for every row."""
+
+    rows: Tensor  # (P, C, W) packed transitions, the reward already penalised
+    reward: Tensor  # (P, C), before the penalty
+    penalty: Tensor  # (P, C), scaled, unweighted
+    clipped: Tensor  # (P, C) bool: some dimension left the box
+
+
+class RolloutHealth(NamedTuple):
+    """What a refresh tells about itself; each ``(P,)``."""
+
+    rows: Tensor  # transitions written
+    penalty_mean: Tensor
+    penalty_max: Tensor
+    reward_min: Tensor  # before the penalty
+    reward_max: Tensor
+    reward_mean: Tensor
+    clipped_share: Tensor  # of rows, some dimension clipped to the box
+    terminated_share: Tensor
+    nonfinite: Tensor  # rows dropped because a prediction was not finite
+
+
+Step = Callable[[World, Parameters, Tensor, Tensor, Tensor, Tensor, Pessimism, Bounds], Imagined]
+
+
+def imagined_step(act: Act, penalty: Penalty, ends: Ends) -> Step:
+    """The function of tensors that one rollout step is; whole, so that it compiles."""
+
+    def step(
+        world: World,
+        policy: Parameters,
+        observation: Tensor,  # (P, C, S)
+        action_noise: Tensor,  # (P, C, A)
+        elite: Tensor,  # (P, C) int64, member numbers
+        model_noise: Tensor,  # (P, C, S + 1)
+        pessimism: Pessimism,
+        bounds: Bounds,
+    ) -> Imagined:
+        action = act(policy, observation, action_noise)
+        prediction = world.ensemble.predict(observation, action)
+        chosen = elite[:, None, :, None].expand(-1, 1, -1, prediction.mean.shape[-1])
+        mean = prediction.mean.gather(1, chosen).squeeze(1)
+        std = prediction.std.gather(1, chosen).squeeze(1)
+        sample = mean + std * model_noise
+        free, reward = sample[..., :-1], sample[..., -1]
+        next_observation = free.clamp(bounds.low, bounds.high)
+        uncertainty = penalty(prediction) / pessimism.scale[:, None]
+        done = ends(world.terminator, observation, action, next_observation)
+        transitions = Transitions(
+            observation,
+            action,
+            reward - pessimism.weight[:, None] * uncertainty,
+            next_observation,
+            done.to(reward.dtype),
+        )
+        clipped = (next_observation != free).any(-1)
+        return Imagined(pack(transitions), reward, uncertainty, clipped)
+
+    return step
+
+
+def chunk_rows(rows: int, members: int, device: torch.device) -> int:
+    """Rows per member in one model call: even chunks, so that little is padding."""
+    limit = max((CPU_CHUNK if device.type == "cpu" else CUDA_CHUNK) // members, 1)
+    return math.ceil(rows / math.ceil(rows / limit))
+
+
+@torch.no_grad()
+def imagine(
+    step: Step,
+    world: World,
+    policy: Parameters,
+    starts: Tensor,  # (num_rows, S): the dataset's observations
+    buffer: SyntheticBuffer,
+    refresh: int,
+    seeds: Sequence[int],
+    batch_size: int,
+    horizon: int,
+    pessimism: Pessimism,
+    bounds: Bounds,
+) -> RolloutHealth:
+    """Fill the buffer slot of one refresh, ``batch_size`` starts and ``horizon`` steps a member.
+
+    Noise comes from blocks named by the refresh and the step and is indexed by row position, so
+    that a member's rows are those of its lone run, and a refresh can be made again from its number
+    and the policy.
+    """
+    device, members = starts.device, len(seeds)
+    observation_size = starts.shape[1]
+    action_size = buffer.rows.shape[-1] - 2 * observation_size - 2
+    elites = world.ensemble.elites
+    slot = buffer.slot(refresh)
+    chunk = chunk_rows(batch_size, members, device)
+
+    def noise(name: str, number: int, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return draw(seeds, f"rollout.{name}", number, sample, device)
+
+    picked = noise("start", refresh, _integers(batch_size, len(starts)))
+    observation = starts[picked]  # (P, R, S); each member's live rows come first
+    live = [batch_size] * members
+    written = [0] * members
+    tally = Tally(members, device)
+    for depth in range(horizon):
+        number = refresh * horizon + depth
+        action_noise = noise("action", number, _normals(batch_size, action_size))
+        model_noise = noise("model", number, _normals(batch_size, observation_size + 1))
+        choice = noise("elite", number, _integers(batch_size, elites.shape[1]))
+        elite = elites.gather(1, choice)
+        width = max(live)
+        parts = []
+        for first in range(0, width, chunk):
+            here = slice(first, first + chunk)
+            inputs = (observation[:, here], action_noise[:, here], elite[:, here])
+            padded = [_padded(value, chunk) for value in (*inputs, model_noise[:, here])]
+            parts.append(step(world, policy, *padded, pessimism, bounds))
+        imagined = Imagined(*(torch.cat(parts, 1)[:, :width] for parts in zip(*parts, strict=True)))
+        rows = imagined.rows
+        position = torch.arange(width, device=device)
+        given = position < torch.tensor(live, device=device)[:, None]  # (P, width)
+        keep = given & rows.isfinite().all(-1)
+        survive = keep & (rows[..., -1] == 0)
+        tally.add(imagined, given, keep, survive)
+        kept, live = keep.sum(1).tolist(), survive.sum(1).tolist()
+        if min(live) < width:  # survivors first, then the ended, then the dropped
+            rank = 2 - survive.int() - keep.int()
+            order = rank.argsort(dim=1, stable=True)
+            rows = rows.gather(1, order[..., None].expand_as(rows))
+        for member, count in enumerate(kept):
+            start = written[member]
+            slot[member, start : start + count] = rows[member, :count]
+            written[member] += count
+        if max(live) == 0:
+            break
+        observation = rows[..., observation_size + action_size + 1 : -1]
+    buffer.set_count(refresh, torch.tensor(written, device=device))
+    return tally.health()
+
+
+class Tally:
+    """Sums of what a refresh's :class:`RolloutHealth` reports; stays on the device."""
+
+    def __init__(self, members: int, device: torch.device) -> None:
+        zero = torch.zeros(members, device=device)
+        self.rows, self.nonfinite, self.clipped, self.ended = (zero.clone() for _ in range(4))
+        self.penalty_sum, self.penalty_max, self.reward_sum = (zero.clone() for _ in range(3))
+        self.reward_min, self.reward_max = zero + math.inf, zero - math.inf
+
+    def add(self, imagined: Imagined, given: Tensor, keep: Tensor, survive: Tensor) -> None:
+        """Count one depth; the masks are ``(P, width)``."""
+        reward, penalty = imagined.reward, imagined.penalty.where(keep, 0.0)
+        self.rows += keep.sum(1)
+        self.nonfinite += (given & ~keep).sum(1)
+        self.clipped += (keep & imagined.clipped).sum(1)
+        self.ended += (keep & ~survive).sum(1)
+        self.penalty_sum += penalty.sum(1)
+        self.penalty_max = torch.maximum(self.penalty_max, penalty.amax(1))
+        self.reward_sum += reward.where(keep, 0.0).sum(1)
+        self.reward_min = torch.minimum(self.reward_min, reward.where(keep, math.inf).amin(1))
+        self.reward_max = torch.maximum(self.reward_max, reward.where(keep, -math.inf).amax(1))
+
+    def health(self) -> RolloutHealth:
+        """Sums turned into means and shares."""
+        rows = self.rows.clamp(min=1)
+        return RolloutHealth(
+            rows=self.rows,
+            penalty_mean=self.penalty_sum / rows,
+            penalty_max=self.penalty_max,
+            reward_min=self.reward_min,
+            reward_max=self.reward_max,
+            reward_mean=self.reward_sum / rows,
+            clipped_share=self.clipped / rows,
+            terminated_share=self.ended / rows,
+            nonfinite=self.nonfinite,
+        )
+
+
+@torch.no_grad()
+def penalty_quantile(
+    ensemble: Ensemble,
+    penalty: Penalty,
+    observation: Tensor,
+    action: Tensor,
+    quantile: float = 0.95,
+) -> Tensor:
+    """The penalty's quantile over logged pairs, the unit of ``scale: dataset_quantile``.
+
+    Args:
+        observation: ``(num_rows, S)``.
+        action: ``(num_rows, A)``.
+
+    Returns:
+        ``(P,)``, at least the smallest normal float.
+    """
+    members = ensemble.elites.shape[0]
+    chunk = chunk_rows(len(observation), members, observation.device)
+    values = [
+        penalty(
+            ensemble.predict(
+                observation[first : first + chunk].expand(members, -1, -1),
+                action[first : first + chunk].expand(members, -1, -1),
+            )
+        )
+        for first in range(0, len(observation), chunk)
+    ]
+    joined = torch.cat(values, 1)
+    rank = max(math.ceil(quantile * joined.shape[1]), 1)  # torch.quantile refuses 2^24 values
+    return joined.kthvalue(rank, dim=1).values.clamp(min=torch.finfo(joined.dtype).tiny)
+
+
+def observation_bounds(observation: Tensor, widen: float | None) -> Bounds:
+    """The data's range ``(num_rows, S)``, each side widened by a fraction of it; None: no box."""
+    if widen is None:
+        limit = torch.full_like(observation[0], math.inf)
+        return Bounds(-limit, limit)
+    low, high = observation.amin(0), observation.amax(0)
+    margin = widen * (high - low)
+    return Bounds(low - margin, high + margin)
+
+
+def _normals(*shape: int) -> Callable[[torch.Generator], Tensor]:
+    return lambda generator: torch.randn(shape, generator=generator, device=generator.device)
+
+
+def _integers(count: int, high: int) -> Callable[[torch.Generator], Tensor]:
+    return lambda generator: torch.randint(
+        high, (count,), generator=generator, device=generator.device
+    )
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    """``(P, n <= count, ...) -> (P, count, ...)``: shapes stay static for the compiled step."""
+    missing = count - rows.shape[1]
+    if missing == 0:
+        return rows.contiguous()  # one stride pattern, as the compiled step was traced with
+    return torch.cat([rows, rows.new_zeros(rows.shape[0], missing, *rows.shape[2:])], 1)

@@ -1,0 +1,62 @@
+"""Behaviour cloning: a deterministic tanh policy regressed on the logged actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from worldrl.config.learners import BCSettings
+from worldrl.models.mlp import init_uniform, mlp
+from worldrl.optim import adam_init, adam_step
+from worldrl.random import generator
+from worldrl.types import LearnerState, Metrics, Parameters, Transitions
+
+
+class BehaviourCloning:
+    """Mean squared error between the policy's and the logged action."""
+
+    metric_names = ("actor_loss",)
+
+    def __init__(
+        self, settings: BCSettings, observation_size: int, action_size: int, num_updates: int
+    ) -> None:
+        self.settings = settings
+        self.sizes = [observation_size, *settings.hidden, action_size]
+        self.discount = settings.discount
+
+    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
+        """Fresh networks, one generator per member."""
+        members = [init_uniform(self.sizes, (), generator(seed, "bc.actor")) for seed in seeds]
+        actor = {
+            name: torch.stack([one[name] for one in members]).to(device) for name in members[0]
+        }
+        return {"actor": actor, "actor_adam": adam_init(actor)}
+
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
+        """None is needed."""
+        return torch.empty(count, 0, batch_size, self.sizes[-1], device=generator.device)
+
+    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
+        """One regression step, in place."""
+
+        def loss(actor: Parameters) -> tuple[Tensor, Tensor]:
+            error = self.act(actor, batch.observation, None) - batch.action
+            per_member = error.square().mean((1, 2))
+            return per_member.sum(), per_member
+
+        gradients, (_, losses) = grad_and_value(loss, has_aux=True)(state["actor"])
+        rate = torch.full_like(losses, self.settings.learning_rate)
+        adam_step(state["actor"], gradients, state["actor_adam"], rate)
+        return {"actor_loss": losses}
+
+    def policy_parameters(self, state: LearnerState) -> Parameters:
+        """The policy network."""
+        actor: Parameters = state["actor"]
+        return actor
+
+    def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """Deterministic; ``noise`` is ignored."""
+        return torch.tanh(mlp(policy, observation)).float()

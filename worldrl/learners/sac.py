@@ -1,0 +1,185 @@
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), the learner of MOPO and its kin.
+
+The published variants differ in settings only: number of critics, entropy in the target, fixed or
+tuned temperature with or without a cap, target entropy, actor schedule, normalisation and
+initialisation (see :class:`worldrl.config.learners.SACSettings`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from worldrl.config.learners import SACSettings
+from worldrl.learners.policies import tanh_gaussian
+from worldrl.models.mlp import init_uniform, scalar_mlp
+from worldrl.optim import adam_init, adam_step
+from worldrl.random import generator
+from worldrl.types import LearnerState, Metrics, Parameters, Transitions
+
+
+class SAC:
+    """Soft actor-critic for a population of P members."""
+
+    metric_names = (
+        "critic_loss",
+        "actor_loss",
+        "value_mean",
+        "backup_mean",
+        "temperature",
+        "entropy",
+    )
+
+    def __init__(
+        self, settings: SACSettings, observation_size: int, action_size: int, num_updates: int
+    ) -> None:
+        self.settings = settings
+        self.observation_size = observation_size
+        self.action_size = action_size
+        self.num_updates = num_updates
+        self.discount = settings.discount
+        given = settings.target_entropy
+        self.target_entropy = -float(action_size) if given is None else given
+
+    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
+        """Fresh networks, one generator per member and network; the target equals the critic."""
+        settings, actors, critics = self.settings, [], []
+        for seed in seeds:
+            actor = init_uniform(
+                [self.observation_size, *settings.hidden, 2 * self.action_size],
+                (),
+                generator(seed, "sac.actor"),
+                settings.layer_norm,
+            )
+            critic = init_uniform(
+                [self.observation_size + self.action_size, *settings.hidden, 1],
+                (settings.num_critics,),
+                generator(seed, "sac.critic"),
+                settings.layer_norm,
+            )
+            if settings.init == "edac":
+                _edac_init(actor, 1e-3, generator(seed, "sac.actor.head"))
+                _edac_init(critic, 3e-3, generator(seed, "sac.critic.head"))
+            actors.append(actor)
+            critics.append(critic)
+        actor, critic = _stack(actors, device), _stack(critics, device)
+        initial = math.log(settings.initial_temperature)
+        temperature = {"log_value": torch.full((len(seeds),), initial, device=device)}
+        return {
+            "actor": actor,
+            "critic": critic,
+            "target": {name: value.clone() for name, value in critic.items()},
+            "temperature": temperature,
+            "actor_adam": adam_init(actor),
+            "critic_adam": adam_init(critic),
+            "temperature_adam": adam_init(temperature),
+        }
+
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
+        """Standard normals for the target's and the actor's actions."""
+        shape = (count, 2, batch_size, self.action_size)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
+        """One critic, actor, temperature and target step, in place."""
+        settings = self.settings
+        actor, critic, target = state["actor"], state["critic"], state["target"]
+        log_temperature = state["temperature"]["log_value"]
+        temperature = self.temperature(log_temperature)
+
+        next_action, next_log_density = tanh_gaussian(actor, batch.next_observation).sample(
+            noise[:, 0]
+        )
+        next_value = critic_values(target, batch.next_observation, next_action).amin(1)
+        if settings.entropy_in_target:
+            next_value = next_value - temperature[:, None] * next_log_density
+        backup = batch.reward + settings.discount * (1 - batch.terminated) * next_value
+
+        def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            values = critic_values(critic, batch.observation, batch.action)  # (P, M, B)
+            per_member = (values - backup[:, None]).square().mean(-1).sum(1)  # sum over critics
+            return per_member.sum(), (per_member, values.mean((1, 2)))
+
+        gradients, (_, (critic_losses, value_means)) = grad_and_value(critic_loss, has_aux=True)(
+            critic
+        )
+        rate = torch.full_like(temperature, settings.critic_learning_rate)
+        adam_step(critic, gradients, state["critic_adam"], rate)
+
+        def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            action, log_density = tanh_gaussian(actor, batch.observation).sample(noise[:, 1])
+            values = critic_values(critic, batch.observation, action).amin(1)
+            per_member = (temperature[:, None] * log_density - values).mean(-1)
+            return per_member.sum(), (per_member, log_density.mean(-1))
+
+        gradients, (_, (actor_losses, log_densities)) = grad_and_value(actor_loss, has_aux=True)(
+            actor
+        )
+        adam_step(actor, gradients, state["actor_adam"], self.actor_rate(state, temperature))
+
+        if settings.temperature == "auto":
+            # d/dlog_alpha of -log_alpha * (log_density + target_entropy), its usual surrogate.
+            gradient = -(log_densities + self.target_entropy)
+            rate = torch.full_like(temperature, settings.temperature_learning_rate)
+            adam_step(
+                state["temperature"], {"log_value": gradient}, state["temperature_adam"], rate
+            )
+        for name, value in target.items():
+            value.lerp_(critic[name], settings.target_rate)
+        return {
+            "critic_loss": critic_losses,
+            "actor_loss": actor_losses,
+            "value_mean": value_means,
+            "backup_mean": backup.mean(-1),
+            "temperature": temperature,
+            "entropy": -log_densities,
+        }
+
+    def temperature(self, log_temperature: Tensor) -> Tensor:
+        """``(P,)``, capped as the settings say."""
+        cap = self.settings.max_temperature
+        value = log_temperature.exp()
+        return value if cap is None else value.clamp(max=cap)
+
+    def actor_rate(self, state: LearnerState, like: Tensor) -> Tensor:
+        """The actor's learning rate ``(P,)`` under its schedule."""
+        rate = self.settings.actor_learning_rate
+        if self.settings.actor_schedule == "constant":
+            return torch.full_like(like, rate)
+        progress = (state["actor_adam"].count / self.num_updates).clamp(max=1.0)
+        factor = 0.5 * (1 + torch.cos(math.pi * progress))
+        return (rate * factor).to(like.dtype)
+
+    def policy_parameters(self, state: LearnerState) -> Parameters:
+        """The actor network."""
+        actor: Parameters = state["actor"]
+        return actor
+
+    def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """Sample with ``noise``, or the squashed mean without."""
+        distribution = tanh_gaussian(policy, observation)
+        if noise is None:
+            return torch.tanh(distribution.mean)
+        return torch.tanh(distribution.mean + distribution.log_std.exp() * noise)
+
+
+def critic_values(critic: Parameters, observation: Tensor, action: Tensor) -> Tensor:
+    """``(P, B, S), (P, B, A) -> (P, M, B)`` for M critics."""
+    return scalar_mlp(critic, torch.cat([observation, action], -1)[:, None]).float()
+
+
+def _stack(members: list[Parameters], device: torch.device) -> Parameters:
+    return {name: torch.stack([one[name] for one in members]).to(device) for name in members[0]}
+
+
+def _edac_init(parameters: Parameters, head: float, generator: torch.Generator) -> None:
+    """Hidden biases 0.1 and a small uniform head (An et al. 2021, arXiv 2110.01548, code)."""
+    last = max(int(name.split(".")[1]) for name in parameters)
+    for layer in range(last):
+        parameters[f"bias.{layer}"].fill_(0.1)
+    for name in f"weight.{last}", f"bias.{last}":
+        parameters[name].uniform_(-head, head, generator=generator)

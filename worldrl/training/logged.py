@@ -1,0 +1,91 @@
+"""The logged data as training holds it: packed rows on the device, actions in [-1, 1]."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldrl.data.dataset import Dataset
+from worldrl.errors import DataError
+from worldrl.rows import pack
+from worldrl.types import Transitions
+
+
+class Logged(NamedTuple):
+    """Every transition once, in episode order."""
+
+    rows: Tensor  # (num_rows, W), packed as worldrl.rows says
+    next_known: Tensor  # (num_rows,) bool: the true next observation is there
+    episode: Tensor  # (num_rows,) int64
+    observation_size: int
+    action_size: int
+    action_low: np.ndarray  # (A,) float32, environment units
+    action_high: np.ndarray  # (A,)
+
+    @property
+    def observation(self) -> Tensor:
+        """``(num_rows, S)``, a view."""
+        return self.rows[:, : self.observation_size]
+
+    @property
+    def action(self) -> Tensor:
+        """``(num_rows, A)``, a view."""
+        return self.rows[:, self.observation_size : self.observation_size + self.action_size]
+
+    @property
+    def reward(self) -> Tensor:
+        """``(num_rows,)``, a view."""
+        return self.rows[:, self.observation_size + self.action_size]
+
+
+def to_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Environment units to [-1, 1]."""
+    return np.asarray(2 * (action - low) / (high - low) - 1, np.float32)
+
+
+def from_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """[-1, 1] to environment units."""
+    return np.asarray(low + (action + 1) * 0.5 * (high - low), np.float32)
+
+
+def logged(dataset: Dataset, device: torch.device) -> Logged:
+    """Move a dataset of vectors to ``device``.
+
+    Actions beyond the bounds are clipped to them: the policy cannot take them and the learners'
+    densities do not exist there.
+
+    Raises:
+        DataError: observations are not vectors, or actions are not continuous.
+    """
+    source = dataset.metadata.source
+    if len(dataset.observation_shape) != 1:
+        raise DataError(
+            f"{source}: observations have shape {dataset.observation_shape}; this stage learns "
+            "from vectors (S,). Flatten them, or use a recipe for images."
+        )
+    if len(dataset.action_shape) != 1:
+        raise DataError(
+            f"{source}: actions are discrete; this stage learns continuous actions (A,)."
+        )
+    low, high = (np.asarray(bound, np.float32) for bound in dataset.action_bounds())
+    arrays = dataset.transitions()
+    action = to_unit(arrays.action, low, high).clip(-1, 1)
+    transitions = Transitions(
+        torch.from_numpy(np.ascontiguousarray(arrays.observation)),
+        torch.from_numpy(action),
+        torch.from_numpy(np.ascontiguousarray(arrays.reward)),
+        torch.from_numpy(np.ascontiguousarray(arrays.next_observation)),
+        torch.from_numpy(arrays.terminated.astype(np.float32)),
+    )
+    return Logged(
+        pack(transitions).to(device),
+        torch.from_numpy(np.ascontiguousarray(arrays.next_known)).to(device),
+        torch.from_numpy(np.ascontiguousarray(arrays.episode)).to(device),
+        dataset.observation_shape[0],
+        dataset.action_shape[0],
+        low,
+        high,
+    )

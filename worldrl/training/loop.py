@@ -1,0 +1,130 @@
+"""The one training loop: advance a stage, log, evaluate, save, and stop when asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worldrl.config.schema import Config, TrainConfig
+from worldrl.training import checkpoint
+from worldrl.training.metrics import MetricsWriter
+from worldrl.training.progress import Progress
+from worldrl.training.run_directory import RunDirectory, RunState, Status
+from worldrl.training.signals import StopRequests
+from worldrl.training.stages import Stage
+
+#: Of every interval, what the progress line shows where a stage reports it.
+HEADLINE = ("holdout_mse", "epoch", "critic_loss", "value_mean", "actor_loss")
+
+
+class StoppedEarly(Exception):
+    """A stop was requested; everything is saved."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+@dataclass
+class Session:
+    """What one process adds to a run."""
+
+    run: RunDirectory
+    config: Config
+    metrics: MetricsWriter
+    stop: StopRequests
+    quiet: bool
+    plain: Mapping[str, Any]  # goes into every checkpoint
+    seconds_before: float  # spent by earlier processes
+    started: float
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in the run so far."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def write_status(
+        self, state: RunState, stage: Stage, metrics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Say how far the run is."""
+        total = stage.total
+        status = Status(state, stage.name, stage.step, total, self.seconds, metrics or {})
+        self.run.write_status(status)
+
+
+def run_stage(
+    stage: Stage, session: Session, evaluate: Callable[[int], Mapping[str, float]] | None = None
+) -> dict[str, Any]:
+    """Train ``stage`` to its end and return its last metrics.
+
+    Args:
+        evaluate: scores the current policies at an update number and records the result; returns
+            numbers for the progress line.
+
+    Raises:
+        StoppedEarly: SIGTERM or SIGINT came; a checkpoint was written.
+    """
+    config = session.config
+    eval_every = config.eval_every if isinstance(config, TrainConfig) else 0
+    last: dict[str, Any] = {}
+    session.write_status("running", stage)
+    unit = "updates" if stage.name == "train" else "steps"
+    with Progress(stage.name, stage.total, unit, session.quiet, stage.step) as progress:
+        while not stage.finished:
+            until = _next_event(stage, config.log_every, config.checkpoint_every, eval_every)
+            stage.advance(until, lambda: session.stop.requested)
+            step, whole = stage.step, stage.step == until or stage.finished
+            if whole and (step % config.log_every == 0 or stage.finished):
+                last = stage.report()
+                session.metrics.write(stage.name, step, session.seconds, last)
+                progress.update(step, headline(last))
+            if whole and evaluate and eval_every and (step % eval_every == 0 or stage.finished):
+                progress.update(step, evaluate(step))
+            if (whole and step % config.checkpoint_every == 0) or stage.finished:
+                save(stage, session)
+            if session.stop.exit_code is not None and not stage.finished:
+                save(stage, session)
+                session.write_status("interrupted", stage)
+                raise StoppedEarly(session.stop.exit_code)
+    return last
+
+
+def save(stage: Stage, session: Session) -> None:
+    """Write a checkpoint of ``stage``."""
+    snapshot = stage.snapshot()
+    plain = {
+        **session.plain,
+        "stage": stage.name,
+        "step": stage.step,
+        "seconds": session.seconds,
+        "progress": snapshot.plain,
+    }
+    session.metrics.sync()
+    checkpoint.save(
+        session.run,
+        f"{stage.name}-{stage.step:08d}",
+        snapshot.model,
+        snapshot.state,
+        plain,
+        keep=session.config.keep_checkpoints,
+    )
+    session.write_status("running", stage)
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Mean over members of the few numbers that matter."""
+    return {
+        name: sum(metrics[name]) / len(metrics[name])
+        for name in HEADLINE
+        if metrics.get(name) is not None
+    }
+
+
+def _next_event(stage: Stage, *intervals: int) -> int:
+    """The next step at which something besides training happens."""
+    following = [(stage.step // every + 1) * every for every in intervals if every]
+    if stage.total is not None:
+        following.append(stage.total)
+    return min(following)

@@ -1,0 +1,414 @@
+"""The stage that learns a policy, in imagination, from the logged data, or from both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldrl.config.schema import BranchedSettings, GuardSettings, TrainConfig
+from worldrl.errors import RunError
+from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.imagination.penalties import PENALTIES
+from worldrl.imagination.rollout import (
+    Ends,
+    Pessimism,
+    RolloutHealth,
+    Step,
+    imagine,
+    imagined_step,
+    observation_bounds,
+    penalty_quantile,
+)
+from worldrl.models.world import World
+from worldrl.random import draw
+from worldrl.rows import unpack
+from worldrl.training.compilation import compiled
+from worldrl.training.guards import Trip, check
+from worldrl.training.logged import Logged
+from worldrl.training.stages import Snapshot, copy_into, flat, join, split
+from worldrl.types import Learner, LearnerState, Parameters
+
+#: Updates whose noise and indices are drawn at once.
+NOISE_BLOCK = 100
+
+Update = Callable[..., None]
+
+
+class Block(NamedTuple):
+    """What it takes to make one refresh of the synthetic buffer again."""
+
+    refresh: int
+    policy: Parameters
+    digest: list[str]  # sha256 of each member's rows; empty until a checkpoint asks
+
+
+class PolicyStage:
+    """All groups' learners, advanced one group after another."""
+
+    name = "train"
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        learner: Learner,
+        groups: Sequence[Sequence[int]],
+        logged: Logged,
+        worlds: Sequence[World] | None,
+        ends: Ends | None,
+        compile_update: bool,
+        compile_rollout: bool,
+    ) -> None:
+        self.total = config.num_updates
+        self._guard = config.guard
+        autocast = config.precision == "bf16"
+        update = compiled(_update(learner, logged, autocast), compile_update)
+        step: Step | None = None
+        if isinstance(config.imagination, BranchedSettings):
+            assert worlds is not None
+            assert ends is not None
+            penalty = PENALTIES[config.imagination.penalty.kind]
+            step = imagined_step(learner.act, penalty, ends)
+            if autocast:
+                step = _autocast(step, logged.rows.device.type)
+            step = compiled(step, compile_rollout)
+        self.groups = [
+            PolicyGroup(config, learner, seeds, logged, worlds and worlds[index], update, step)
+            for index, seeds in enumerate(groups)
+        ]
+
+    @property
+    def step(self) -> int:
+        return max(group.step for group in self.groups)
+
+    @property
+    def finished(self) -> bool:
+        return all(group.stopped or group.step >= self.total for group in self.groups)
+
+    @property
+    def trips(self) -> list[Trip | None]:
+        """Why each member was stopped early, if it was."""
+        return [trip for group in self.groups for trip in group.trips]
+
+    def advance(self, until: int, stop: Callable[[], bool]) -> None:
+        """Every group up to update ``until``."""
+        for group in self.groups:
+            group.advance(until, stop)
+
+    def report(self) -> dict[str, list[float]]:
+        """Metrics of every member since the last report; guards act here."""
+        parts = [group.report(self._guard) for group in self.groups]
+        return {name: [v for part in parts for v in part[name]] for name in parts[0]}
+
+    def policy_parameters(self) -> Parameters:
+        """The policies of all members, ``(P, ...)``."""
+        return join([group.learner.policy_parameters(group.state) for group in self.groups])
+
+    def snapshot(self) -> Snapshot:
+        """The policies as the model; learners, guards and buffer recipes as the state."""
+        return Snapshot(
+            {f"policy/{name}": value for name, value in self.policy_parameters().items()},
+            join([group.tensors() for group in self.groups]),
+            {
+                "steps": [group.step for group in self.groups],
+                "sum_counts": [group.sum_count for group in self.groups],
+                "reference_losses": [group.reference_loss for group in self.groups],
+                "trips": [None if trip is None else trip._asdict() for trip in self.trips],
+                "blocks": [
+                    [[block.refresh, block.digest] for block in group.digested_blocks()]
+                    for group in self.groups
+                ],
+            },
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot; the synthetic buffers are made again and verified."""
+        plain = snapshot.plain
+        trips = [None if trip is None else Trip(**trip) for trip in plain["trips"]]
+        parts = split(snapshot.state, [len(group.seeds) for group in self.groups])
+        for index, (group, part) in enumerate(zip(self.groups, parts, strict=True)):
+            first = sum(len(before.seeds) for before in self.groups[:index])
+            group.sum_count = plain["sum_counts"][index]
+            group.reference_loss = plain["reference_losses"][index]
+            group.restore(
+                part,
+                plain["steps"][index],
+                trips[first : first + len(group.seeds)],
+                [Block(refresh, {}, digest) for refresh, digest in plain["blocks"][index]],
+            )
+
+
+class PolicyGroup:
+    """The learners of a few seeds, batched along P, with their synthetic buffer."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        learner: Learner,
+        seeds: Sequence[int],
+        logged: Logged,
+        world: World | None,
+        update: Update,
+        step: Step | None,
+    ) -> None:
+        self.learner, self.seeds, self.logged, self.world = learner, list(seeds), logged, world
+        self._update, self._step = update, step
+        device, members = logged.rows.device, len(self.seeds)
+        self.total = config.num_updates
+        self.batch_size = config.learner.batch_size
+        self.state: LearnerState = learner.initialise(self.seeds, device)
+        self.good = {name: value.clone() for name, value in flat(self.state).items()}
+        self.trips: list[Trip | None] = [None] * members
+        self.step = 0
+        self.sums = torch.zeros(len(learner.metric_names), members, device=device)
+        self.sum_count = 0
+        self.reference_loss: list[float | None] = [None] * members
+        self.health: RolloutHealth | None = None
+        self._noise: tuple[int, Tensor, Tensor, Tensor] | None = None
+        self.reward_limit = float(logged.reward.abs().max())
+
+        imagination = config.imagination
+        if isinstance(imagination, BranchedSettings):
+            self.imagination: BranchedSettings | None = imagination
+            self.real = int(imagination.real_ratio * self.batch_size)
+            self.blocks: list[Block] = []
+            self.buffer = SyntheticBuffer(
+                members,
+                imagination.retain,
+                imagination.batch_size * imagination.horizon,
+                logged.rows.shape[1],
+                device,
+            )
+            self.bounds = observation_bounds(logged.observation, imagination.clip_range)
+            assert world is not None
+            scale = torch.ones(members, device=device)
+            if imagination.penalty.scale == "dataset_quantile":
+                penalty = PENALTIES[imagination.penalty.kind]
+                scale = penalty_quantile(world.ensemble, penalty, logged.observation, logged.action)
+            weight = torch.full((members,), imagination.penalty.weight, device=device)
+            self.pessimism = Pessimism(weight, scale)
+        else:
+            self.imagination = None
+            self.real = self.batch_size
+            self.blocks = []
+
+    @property
+    def stopped(self) -> bool:
+        """Every member was stopped by a guard."""
+        return all(trip is not None for trip in self.trips)
+
+    def advance(self, until: int, stop: Callable[[], bool]) -> None:
+        """Updates up to number ``until``, refreshing the synthetic buffer where it is due."""
+        while self.step < until and not self.stopped and not stop():
+            end = min(until, (self.step // NOISE_BLOCK + 1) * NOISE_BLOCK)
+            if self.imagination is not None:
+                refresh = self.step // self.imagination.every
+                if not self.blocks or self.blocks[-1].refresh < refresh:
+                    self.refresh(refresh)
+                end = min(end, (refresh + 1) * self.imagination.every)
+            self._run_updates(end - self.step)
+
+    def _run_updates(self, count: int) -> None:
+        first = self.step % NOISE_BLOCK
+        noise, real, uniform = self._noise_block(self.step // NOISE_BLOCK)
+        synthetic, imagined = self.logged.rows, real[:, :, :0]
+        if self.imagination is not None:
+            synthetic, imagined = self.buffer.flat_rows, self.buffer.indices(uniform)
+        for index in range(first, first + count):
+            self._update(
+                self.state,
+                self.logged.rows,
+                synthetic,
+                real[:, index],
+                imagined[:, index],
+                noise[:, index],
+                self.sums,
+            )
+        self.sum_count += count
+        self.step += count
+
+    def _noise_block(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise ``(P, K, ...)``, logged row numbers ``(P, K, real)`` and uniforms for the rest."""
+        if self._noise is None or self._noise[0] != block:
+            device, rows = self.logged.rows.device, len(self.logged.rows)
+            rest = self.batch_size - self.real
+            noise = draw(
+                self.seeds,
+                "policy.noise",
+                block,
+                lambda g: self.learner.noise(g, NOISE_BLOCK, self.batch_size),
+                device,
+            )
+            real = draw(
+                self.seeds,
+                "policy.rows",
+                block,
+                lambda g: torch.randint(
+                    rows, (NOISE_BLOCK, self.real), generator=g, device=g.device
+                ),
+                device,
+            )
+            uniform = draw(
+                self.seeds,
+                "policy.imagined",
+                block,
+                lambda g: torch.rand(
+                    NOISE_BLOCK, rest, generator=g, device=g.device, dtype=torch.float64
+                ),
+                device,
+            )
+            self._noise = block, noise, real, uniform
+        return self._noise[1:]
+
+    def refresh(self, number: int) -> None:
+        """Imagine with the current policy and fill the next slot of the buffer."""
+        policy = {
+            name: value.clone()
+            for name, value in self.learner.policy_parameters(self.state).items()
+        }
+        self.blocks.append(Block(number, policy, []))
+        self.imagine(self.blocks[-1])
+        assert self.imagination is not None
+        self.blocks = self.blocks[-self.imagination.retain :]
+
+    def imagine(self, block: Block) -> None:
+        """Fill the slot that ``block`` describes."""
+        assert self.imagination is not None
+        assert self._step is not None
+        assert self.world is not None
+        self.health = imagine(
+            self._step,
+            self.world,
+            block.policy,
+            self.logged.observation,
+            self.buffer,
+            block.refresh,
+            self.seeds,
+            self.imagination.batch_size,
+            self.imagination.horizon,
+            self.pessimism,
+            self.bounds,
+        )
+
+    def report(self, guard: GuardSettings) -> dict[str, list[float]]:
+        """Means since the last report, health of imagination, and what the guards make of it."""
+        means = (self.sums / max(self.sum_count, 1)).tolist()
+        self.sums.zero_()
+        self.sum_count = 0
+        metrics = dict(zip(self.learner.metric_names, means, strict=True))
+        if self.health is not None:
+            for name, value in self.health._asdict().items():
+                metrics[f"imagined_{name}"] = value.tolist()
+        tensors = flat(self.state)
+        finite = torch.stack(
+            [value.reshape(len(value), -1).isfinite().all(1) for value in tensors.values()]
+        ).all(0)
+        for member in range(len(self.seeds)):
+            if self.trips[member] is None and guard.enabled:
+                own = {name: values[member] for name, values in metrics.items()}
+                loss = own.get("critic_loss")
+                if self.reference_loss[member] is None and self.step >= guard.warmup:
+                    self.reference_loss[member] = loss
+                self.trips[member] = check(
+                    guard,
+                    own,
+                    bool(finite[member]),
+                    self.step,
+                    self.reward_limit / (1 - self.learner.discount),
+                    self.reference_loss[member],
+                )
+            # A tripped member keeps its last good state; a healthy one makes its state the good.
+            tripped = self.trips[member] is not None
+            for name, value in tensors.items():
+                if tripped:
+                    value[member] = self.good[name][member]
+                else:
+                    self.good[name][member] = value[member]
+        return metrics
+
+    def tensors(self) -> dict[str, Tensor]:
+        """References to everything that must be saved, each ``(P, ...)``."""
+        found = {f"learner/{name}": value for name, value in flat(self.state).items()}
+        found |= {f"good/{name}": value for name, value in self.good.items()}
+        found["sums"] = self.sums.T
+        for slot, block in enumerate(self.blocks):
+            found |= {f"blocks/{slot}/{name}": value for name, value in block.policy.items()}
+        return found
+
+    def digested_blocks(self) -> list[Block]:
+        """The live blocks, each with the digests of its rows."""
+        self.blocks = [
+            block if block.digest else block._replace(digest=self._digest(block.refresh))
+            for block in self.blocks
+        ]
+        return self.blocks
+
+    def _digest(self, refresh: int) -> list[str]:
+        counts = self.buffer.counts[:, refresh % self.buffer.retain].tolist()
+        slot = self.buffer.slot(refresh)
+        return [
+            hashlib.sha256(slot[member, :count].cpu().numpy().tobytes()).hexdigest()
+            for member, count in enumerate(counts)
+        ]
+
+    def restore(
+        self,
+        tensors: dict[str, Tensor],
+        step: int,
+        trips: list[Trip | None],
+        blocks: list[Block],
+    ) -> None:
+        """Continue from saved tensors; refuses a buffer that does not come out as it was."""
+        self.step, self.trips = step, trips
+        names = list(self.learner.policy_parameters(self.state))
+        self.blocks = [
+            block._replace(
+                policy={
+                    name: tensors[f"blocks/{slot}/{name}"].to(self.sums.device) for name in names
+                }
+            )
+            for slot, block in enumerate(blocks)
+        ]
+        copy_into(self.tensors(), tensors)
+        for block in self.blocks:
+            self.imagine(block)
+            if self._digest(block.refresh) != block.digest:
+                raise RunError(
+                    "the synthetic data of this run came out differently when it was made again, "
+                    "so the run cannot be continued exactly: the machine, its number of threads "
+                    "or the versions of torch differ from those in environment.json. Resume "
+                    "where the run was started, or start a new run."
+                )
+
+
+def _update(learner: Learner, logged: Logged, autocast: bool) -> Update:
+    """One update, sampling included, as one function of tensors."""
+    size, width = logged.observation_size, logged.action_size
+    device, names = logged.rows.device.type, learner.metric_names
+
+    def update(
+        state: LearnerState,
+        logged_rows: Tensor,  # (n, W)
+        imagined_rows: Tensor,  # (m, W)
+        real: Tensor,  # (P, B_real) int64: the first rows of the batch
+        imagined: Tensor,  # (P, B - B_real) int64
+        noise: Tensor,
+        sums: Tensor,  # (metrics, P), added to
+    ) -> None:
+        rows = torch.cat([logged_rows[real], imagined_rows[imagined]], 1)
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            metrics = learner.update(state, unpack(rows, size, width), noise)
+        sums.add_(torch.stack([metrics[name].float() for name in names]))
+
+    return update
+
+
+def _autocast(step: Step, device: str) -> Step:
+    def cast(*arguments: object) -> object:
+        with torch.autocast(device, torch.bfloat16):
+            return step(*arguments)  # type: ignore[arg-type]
+
+    return cast  # type: ignore[return-value]

@@ -1,0 +1,98 @@
+"""What the loop trains: a stage, made of groups that are populations of their own.
+
+On a CPU members run one after another in groups of one (their weights then stay in cache, and a
+member's numbers are bit-equal to its lone run's); on a GPU all members are one group, batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint of a stage holds; tensors carry the whole population axis P."""
+
+    model: dict[str, Tensor]
+    state: dict[str, Tensor]
+    plain: dict[str, Any]
+
+
+class Stage(Protocol):
+    """One part of a run: it advances by updates, reports, and can be saved at any update."""
+
+    @property
+    def name(self) -> str:
+        """Used in metrics and checkpoint names."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """Updates to do; None where the stage stops by itself."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do."""
+        ...
+
+    def advance(self, until: int, stop: Callable[[], bool]) -> None:
+        """Run updates up to number ``until``; return early when finished or ``stop()``."""
+        ...
+
+    def report(self) -> dict[str, list[float]]:
+        """Metrics since the last report, one value a member."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the rest of the stage depends on."""
+        ...
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue exactly where ``snapshot`` was taken."""
+        ...
+
+
+def group_seeds(seed: int, population: int, device: torch.device) -> list[list[int]]:
+    """Seeds of the members of each group."""
+    seeds = [seed + member for member in range(population)]
+    return [[one] for one in seeds] if device.type == "cpu" else [seeds]
+
+
+def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate the groups' flat tensors along P."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def split(joined: dict[str, Tensor], sizes: Iterable[int]) -> list[dict[str, Tensor]]:
+    """Undo :func:`join` for groups of the given sizes."""
+    parts, first = [], 0
+    for size in sizes:
+        parts.append({name: value[first : first + size] for name, value in joined.items()})
+        first += size
+    return parts
+
+
+def copy_into(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+    """Overwrite flat tensors in place, so that references to them stay good."""
+    for name, value in target.items():
+        value.copy_(source[name])
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Tensor]:
+    """References to the tensors of nested dictionaries and named tuples, by "/"-joined names."""
+    if isinstance(tree, Tensor):
+        return {prefix: tree}
+    items = tree._asdict().items() if isinstance(tree, tuple) else tree.items()
+    found: dict[str, Tensor] = {}
+    for name, value in items:
+        found.update(flat(value, f"{prefix}/{name}" if prefix else name))
+    return found

@@ -1,0 +1,172 @@
+"""A world model on disk, and where its imagined episodes end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldrl.config.schema import TerminationSettings
+from worldrl.errors import ConfigError, ModelError
+from worldrl.imagination.rollout import Ends
+from worldrl.imagination.termination import find_formula, formula
+from worldrl.models.ensemble import Ensemble, Standardizer
+from worldrl.models.world import World
+from worldrl.training.checkpoint import load_model, save_model
+from worldrl.training.logged import Logged
+from worldrl.training.stages import flat
+from worldrl.types import Parameters
+
+
+class WorldModel(NamedTuple):
+    """A world of P members with what a policy run must check before it uses it."""
+
+    world: World  # tensors (P, ...)
+    facts: dict[str, Any]  # observation_size, action_size, bounds, seeds, termination, ...
+
+    @property
+    def population(self) -> int:
+        """P."""
+        return len(self.world.ensemble.elites)
+
+
+def save_world(path: Path, model: WorldModel) -> None:
+    """Write ``model.safetensors`` and ``model.json`` under ``path``, whole or not at all."""
+    save_model(path, flat(model.world), model.facts)
+
+
+def load_world(path: Path, device: torch.device) -> WorldModel:
+    """Read what :func:`save_world` wrote.
+
+    Raises:
+        RunError: the files are missing or damaged.
+    """
+    saved = load_model(path, device)
+    terminator = _part(saved.tensors, "terminator/")
+    ensemble = ensemble_from(_part(saved.tensors, "ensemble/"))
+    return WorldModel(World(ensemble, terminator), saved.plain)
+
+
+def ensemble_from(tensors: dict[str, Tensor]) -> Ensemble:
+    """The inverse of :func:`worldrl.training.stages.flat` for an ensemble."""
+    return Ensemble(
+        _part(tensors, "parameters/"),
+        Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
+        Standardizer(tensors["targets/mean"], tensors["targets/scale"]),
+        tensors["elites"],
+    )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def check_fits(model: WorldModel, logged: Logged, population: int, where: str) -> None:
+    """Refuse a model that was trained for something else.
+
+    Raises:
+        ModelError: shapes, action bounds or population differ.
+    """
+    facts = model.facts
+    sizes = (facts["observation_size"], facts["action_size"])
+    wanted = (logged.observation_size, logged.action_size)
+    if sizes != wanted:
+        raise ModelError(
+            f"the model in {where} was trained for observations of size {sizes[0]} and actions of "
+            f"size {sizes[1]}, but the dataset has sizes {wanted[0]} and {wanted[1]}. Use the "
+            "model of this dataset, or leave model= out to train one."
+        )
+    for name, bound in ("action_low", logged.action_low), ("action_high", logged.action_high):
+        if not np.allclose(facts[name], bound):
+            raise ModelError(
+                f"the model in {where} was trained with {name}={facts[name]}, but the dataset "
+                f"states {bound.tolist()}: the same numbers would mean other actions. Use a "
+                "dataset with the model's bounds, or train a model on this one."
+            )
+    if model.population < population:
+        raise ModelError(
+            f"the model in {where} has {model.population} member(s) and population={population} "
+            "asks for one each. Train it with that population, or lower population."
+        )
+
+
+def members(world: World, first: int, count: int) -> World:
+    """The world of ``count`` members from number ``first``."""
+    chosen = slice(first, first + count)
+    ensemble = world.ensemble
+
+    def cut(parameters: Parameters) -> Parameters:
+        return {name: value[chosen].contiguous() for name, value in parameters.items()}
+
+    def cut_standardizer(standardizer: Standardizer) -> Standardizer:
+        return Standardizer(standardizer.mean[chosen], standardizer.scale[chosen])
+
+    return World(
+        Ensemble(
+            cut(ensemble.parameters),
+            cut_standardizer(ensemble.inputs),
+            cut_standardizer(ensemble.targets),
+            ensemble.elites[chosen],
+        ),
+        cut(world.terminator),
+    )
+
+
+def where_episodes_end(
+    settings: TerminationSettings, env_id: str | None, logged: Logged
+) -> dict[str, Any]:
+    """Decide once how imagined episodes end; the decision is recorded with the model.
+
+    Returns:
+        ``{"kind": "formula", "task": name}``, ``{"kind": "never"}`` or ``{"kind": "learned"}``.
+
+    Raises:
+        ConfigError: a formula is asked for and none is known.
+    """
+    size = logged.observation_size
+    found = None
+    if settings.task is not None:
+        found = settings.task, formula(settings.task, size)
+    elif settings.kind in ("auto", "formula"):
+        found = find_formula(env_id, size)
+    if settings.kind == "formula" and found is None:
+        raise ConfigError(
+            f"termination.kind=formula, but no formula is known for environment {env_id!r} with "
+            f"observations of size {size}. Name one with termination.task=..., or use "
+            "termination.kind=learned."
+        )
+    if settings.kind in ("auto", "formula") and found is not None:
+        return {"kind": "formula", "task": found[0]}
+    ends = bool(logged.rows[:, -1].any())
+    if settings.kind == "learned" and not ends:
+        raise ConfigError(
+            "termination.kind=learned, but no logged episode ends: there is nothing to learn "
+            "from. Use termination.kind=never."
+        )
+    if settings.kind == "never" or not ends:
+        return {"kind": "never"}
+    return {"kind": "learned"}
+
+
+def ends_function(decision: dict[str, Any], observation_size: int) -> Ends:
+    """The function of tensors that a recorded decision stands for."""
+    if decision["kind"] == "learned":
+        from worldrl.models.termination import ends
+
+        return ends
+    name = decision["task"] if decision["kind"] == "formula" else "never"
+    rule = formula(name, observation_size)
+
+    def apply(
+        terminator: Parameters, observation: Tensor, action: Tensor, next_observation: Tensor
+    ) -> Tensor:
+        return rule(observation, action, next_observation)
+
+    return apply
