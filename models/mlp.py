@@ -83,3 +83,8 @@ def scalar_mlp(parameters: Parameters, inputs: Tensor, activation: Activation = 
     hidden = hidden_features(parameters, inputs, activation, last)
     weight = parameters[f"weight.{last}"].squeeze(-1).unsqueeze(-2)  # (*lead, 1, hidden)
     return (hidden * weight).sum(-1) + parameters[f"bias.{last}"].squeeze(-1)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision, as autocast makes it, to float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldrl.models.mlp import hidden_features, init_uniform, mlp, num_layers, scalar_mlp
+from worldrl.models.mlp import (
+    at_least_float32,
+    hidden_features,
+    init_uniform,
+    mlp,
+    num_layers,
+    scalar_mlp,
+)
 from worldrl.types import Parameters
 
 SIZES = [3, 5, 4, 2]
@@ -122,3 +129,17 @@ def test_layer_norm_starts_as_the_identity_and_spares_the_head():
     }  # fmt: skip
     assert parameters["scale.1"].equal(torch.ones(5, 1, 4))
     assert parameters["shift.0"].equal(torch.zeros(5, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+    ids=str,
+)
+def test_only_half_precision_is_widened(given, wanted):
+    assert at_least_float32(torch.ones(2, dtype=given)).dtype == wanted

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.learners import BCSettings
-from worldrl.models.mlp import init_uniform, mlp
+from worldrl.models.mlp import at_least_float32, init_uniform, mlp
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
 from worldrl.types import LearnerState, Metrics, Parameters, Transitions
@@ -59,4 +59,4 @@ class BehaviourCloning:
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """Deterministic; ``noise`` is ignored."""
-        return torch.tanh(mlp(policy, observation)).float()
+        return torch.tanh(at_least_float32(mlp(policy, observation)))

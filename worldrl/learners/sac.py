@@ -16,7 +16,7 @@ from torch.func import grad_and_value
 
 from worldrl.config.learners import SACSettings
 from worldrl.learners.policies import tanh_gaussian
-from worldrl.models.mlp import init_uniform, scalar_mlp
+from worldrl.models.mlp import at_least_float32, init_uniform, scalar_mlp
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
 from worldrl.types import LearnerState, Metrics, Parameters, Transitions
@@ -169,7 +169,8 @@ class SAC:
 
 def critic_values(critic: Parameters, observation: Tensor, action: Tensor) -> Tensor:
     """``(P, B, S), (P, B, A) -> (P, M, B)`` for M critics."""
-    return scalar_mlp(critic, torch.cat([observation, action], -1)[:, None]).float()
+    joined = torch.cat([observation, action], -1)[:, None]
+    return at_least_float32(scalar_mlp(critic, joined))
 
 
 def _stack(members: list[Parameters], device: torch.device) -> Parameters:
