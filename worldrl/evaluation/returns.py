@@ -162,7 +162,13 @@ def _play(
 def _act(
     policy: Policy, observation: NDArray[np.float32], device: torch.device | str
 ) -> NDArray[np.float32]:
-    action = policy(torch.as_tensor(observation, device=device), None)
+    try:
+        action = policy(torch.as_tensor(observation, device=device), None)
+    except RuntimeError as error:  # how torch reports shapes that do not fit
+        raise EnvironmentSetupError(
+            f"the policy does not act on what the environment observes ({observation.shape[-1]} "
+            f"numbers): {error}. Score it in the environment of its data."
+        ) from error
     return action.detach().to("cpu", torch.float32).numpy()
 
 
