@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 #: Top to bottom. A package imports from lower rows alone: neither upwards nor from its own row.
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("api",),
     ("sweep", "report"),
