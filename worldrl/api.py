@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -153,7 +154,7 @@ def evaluate(
     evaluation = policy.settings.evaluation
     requested = env_id or evaluation.env_id
     allow = env_id is not None or evaluation.allow_other_environment
-    return _score(
+    result = _score(
         policy,
         policy.population,
         (policy.action_low, policy.action_high),
@@ -162,6 +163,7 @@ def evaluate(
         seed,
         device,
     )
+    return replace(result, step=policy.step)
 
 
 def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:

@@ -51,6 +51,8 @@ class Result:
     """None where the environment has no reference scores."""
     reference: tuple[float, float] | None
     """Returns that 0 and 100 stand for."""
+    step: int | None = None
+    """Updates that the policies had seen; None where the caller does not know."""
 
     @property
     def members(self) -> int:
@@ -92,6 +94,8 @@ class Result:
             "returns": self.returns,
             "lengths": self.lengths,
         }
+        if self.step is not None:
+            value["step"] = self.step
         if self.normalized:
             value |= {
                 "normalized_score": self.normalized.mean,
@@ -105,11 +109,11 @@ class Result:
 
     def protocol(self) -> str:
         """One paragraph: the number and how it was made."""
-        unit = "member" if self.members > 1 else "policy"
-        count = f"{self.members} {unit}s" if self.members > 1 else f"1 {unit}"
+        count = f"{self.members} members" if self.members > 1 else "1 member"
+        which = "last policy" if self.step is None else f"policy after {self.step:,} updates"
         lines = [
             f"return {_describe(self.raw)} in {self.env_id}: {count}, {self.episodes} "
-            f"deterministic episodes each, episode seed {self.seed}, last policy."
+            f"deterministic episodes each, episode seed {self.seed}, {which}."
         ]
         if self.normalized and self.reference:
             low, high = self.reference

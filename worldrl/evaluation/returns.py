@@ -165,9 +165,10 @@ def _act(
     try:
         action = policy(torch.as_tensor(observation, device=device), None)
     except RuntimeError as error:  # how torch reports shapes that do not fit
+        reason = str(error).splitlines()[0].rstrip(".")
         raise EnvironmentSetupError(
             f"the policy does not act on what the environment observes ({observation.shape[-1]} "
-            f"numbers): {error}. Score it in the environment of its data."
+            f"numbers): {reason}. Score it in the environment of its data."
         ) from error
     return action.detach().to("cpu", torch.float32).numpy()
 

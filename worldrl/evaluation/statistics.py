@@ -83,10 +83,11 @@ def stratified_bootstrap(
         statistic: one of this module's functions.
 
     Returns:
-        None for fewer than two runs: episodes of one run say nothing about other seeds.
+        None for fewer than two runs (episodes of one run say nothing about other seeds), or where
+        a score is not finite.
     """
     runs, tasks = scores.shape
-    if runs < 2:
+    if runs < 2 or not np.isfinite(scores).all():
         return None
     chosen = np.random.default_rng(seed).integers(runs, size=(resamples, runs, tasks))
     values = statistic(np.take_along_axis(scores[None], chosen, 1))
