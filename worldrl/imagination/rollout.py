@@ -91,7 +91,8 @@ def imagined_step(act: Act, penalty: Penalty, ends: Ends) -> Step:
         std = prediction.std.gather(1, chosen).squeeze(1)
         sample = mean + std * model_noise
         free, reward = sample[..., :-1], sample[..., -1]
-        next_observation = free.clamp(bounds.low, bounds.high)
+        # What is infinite stays so, and its row is dropped: the box would make a state of it.
+        next_observation = free.where(free.isinf(), free.clamp(bounds.low, bounds.high))
         uncertainty = penalty(prediction) / pessimism.scale[:, None]
         done = ends(world.terminator, observation, action, next_observation)
         transitions = Transitions(
