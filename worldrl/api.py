@@ -176,7 +176,7 @@ def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:
     ) -> dict[str, Any]:
         bounds = (action_low, action_high)
         result = _score(
-            policy, population, bounds, where, evaluation.episodes, settings.seed, device
+            policy, population, bounds, where, evaluation.episodes, evaluation.seed, device
         )
         return result.to_json()
 

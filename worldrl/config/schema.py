@@ -66,6 +66,9 @@ class EnsembleSettings(Settings):
     improvement: float = Field(default=0.01, gt=0, lt=1)
     holdout_ratio: float = Field(default=0.2, gt=0, lt=1)
     max_holdout: PositiveInt = 1000
+    test_ratio: float = Field(0.02, ge=0, lt=0.5)
+    """Share of the episodes that no part of training sees, to measure the model on; none of
+    fewer than 20 episodes."""
 
     @model_validator(mode="after")
     def _elites_are_members(self) -> Self:
@@ -135,6 +138,8 @@ class EvaluationSettings(Settings):
     env_id: str | None = None
     """None: the dataset's own environment."""
     episodes: PositiveInt = 10
+    seed: NonNegativeInt = 0
+    """Of the episodes' starts, the same for every member and update."""
     allow_other_environment: bool = False
     """Score in another environment than the data's; the result is marked."""
 

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worldrl.config.schema import BranchedSettings, Config, TrainConfig
 from worldrl.data.dataset import Dataset, load
-from worldrl.errors import ConfigError, RunError
+from worldrl.errors import ConfigError, RunError, WorldRLError
 from worldrl.imagination.learned_termination import fit_termination
 from worldrl.imagination.rollout import chunk_rows
 from worldrl.learners import LEARNERS
@@ -25,10 +25,11 @@ from worldrl.rows import unpack
 from worldrl.training import checkpoint
 from worldrl.training.compilation import should_compile
 from worldrl.training.environment import environment_record, set_determinism
-from worldrl.training.files import finite, replace_text, writing
+from worldrl.training.files import finite, writing
 from worldrl.training.logged import logged
 from worldrl.training.loop import Session, StoppedEarly, run_stage
 from worldrl.training.metrics import MetricsWriter, truncate_after
+from worldrl.training.model_report import choose_test_episodes, measure_world, summary
 from worldrl.training.policy import PolicyStage
 from worldrl.training.run_directory import DatasetRecord, RunDirectory, RunState, Status
 from worldrl.training.signals import StopRequests
@@ -94,6 +95,7 @@ def start(
     Raises:
         WorldRLError: something is wrong with the settings, the data, the model or the directory.
     """
+    config = _with_whole_paths(config)
     with RunDirectory.create(out, config) as run:
         return _Execution(run, config, quiet, scorers, None).execute()
 
@@ -132,10 +134,14 @@ class _Execution:
         before = saved.plain if saved else {}
         self.seconds_before = float(before.get("seconds", 0.0))
         self.device = _device(config.device)
-        threads = before.get("threads", config.threads)
-        self.threads = set_determinism(threads, self.device.type).threads
+        self.determinism = set_determinism(
+            before.get("threads", config.threads),
+            self.device.type,
+            before.get("flush_denormal", True),
+        )
         self.compile: dict[str, bool] = dict(before.get("compile", {}))
         self.groups = group_seeds(config.seed, config.population, self.device)
+        self.seeds = [seed for group in self.groups for seed in group]
 
     def execute(self) -> RunResult:
         """Every stage that is not done yet."""
@@ -147,10 +153,9 @@ class _Execution:
         self._record(dataset)
         self.dataset, self.logged = dataset, logged(dataset, self.device)
         self._launch()
-        if self.saved is not None:
-            stage, step = self.saved.plain["stage"], self.saved.plain["step"]
-            truncate_after(run.metrics_file, stage, step)
-            _drop_later_scores(run.eval_file, step if stage == "train" else 0)
+        before = self.saved.plain if self.saved is not None else {"stage": "pretrain", "step": -1}
+        for file in run.metrics_file, run.eval_file:
+            truncate_after(file, before["stage"], before["step"])
         tensorboard = run.path / "tensorboard" if config.tensorboard else None
         with StopRequests() as stop, MetricsWriter(run.metrics_file, tensorboard) as metrics:
             self.session = Session(
@@ -165,6 +170,11 @@ class _Execution:
             )
             try:
                 return self._stages()
+            except WorldRLError:
+                status = run.read_status() if run.status_file.exists() else None
+                if status is not None:
+                    run.write_status(replace(status, state="failed"))
+                raise
             except StoppedEarly as early:
                 status = run.read_status()
                 return RunResult(
@@ -214,7 +224,9 @@ class _Execution:
 
     def _pretrain(self) -> WorldModel:
         config, logged = self.config, self.logged
-        rows = logged.next_known.nonzero().squeeze(1)
+        test = choose_test_episodes(self.dataset, config.model.test_ratio)
+        trainable = logged.next_known & ~torch.from_numpy(test).to(self.device)[logged.episode]
+        rows = trainable.nonzero().squeeze(1)
         if len(rows) < 2:
             raise ConfigError(
                 f"{config.dataset.source} has {len(rows)} transition(s) with a known next "
@@ -238,14 +250,15 @@ class _Execution:
         decision = where_episodes_end(config.termination, self.dataset.metadata.env_id, logged)
         terminator: dict[str, Tensor] = {}
         if decision["kind"] == "learned":
-            seeds = [seed for group in self.groups for seed in group]
             transitions = unpack(logged.rows[rows], logged.observation_size, logged.action_size)
-            learned = fit_termination(transitions, logged.episode[rows], seeds)
+            learned = fit_termination(transitions, logged.episode[rows], self.seeds)
             terminator = learned.parameters
             decision |= {
                 name: finite(value.tolist()) for name, value in learned.holdout._asdict().items()
             }
         tensors = join([flat(ensemble) for ensemble in stage.ensembles()])
+        world = World(ensemble_from(tensors), terminator)
+        quality = measure_world(world, self.dataset, logged, test, stage.holdout(), self.seeds)
         facts = {
             "observation_size": logged.observation_size,
             "action_size": logged.action_size,
@@ -253,13 +266,14 @@ class _Execution:
             "action_high": logged.action_high.tolist(),
             "env_id": self.dataset.metadata.env_id,
             "dataset_sha256": self.dataset.metadata.sha256,
-            "seeds": [seed for group in self.groups for seed in group],
+            "seeds": self.seeds,
             "settings": config.model.model_dump(mode="json"),
             "termination": decision,
             "steps": stage.step,
-            "metrics": metrics,
+            "metrics": metrics | summary(quality),
+            "quality": quality.to_json(),
         }
-        return WorldModel(World(ensemble_from(tensors), terminator), facts)
+        return WorldModel(world, facts)
 
     # -- the policy ------------------------------------------------------------------------
 
@@ -336,7 +350,7 @@ class _Execution:
                 self.logged.action_high,
                 self.device,
             )
-            line = {"stage": "train", "step": step, **record}
+            line = finite({"stage": "train", "step": step, **record})
             with writing(self.run.eval_file), open(self.run.eval_file, "a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
             return {"return": record["return_mean"]}
@@ -385,7 +399,8 @@ class _Execution:
         self.session.plain = {
             **self.session.plain,
             "compile": dict(self.compile),
-            "threads": self.threads,
+            "threads": self.determinism.threads,
+            "flush_denormal": self.determinism.flush_denormal,
         }
 
     def _finish(
@@ -394,6 +409,15 @@ class _Execution:
         seconds = self.session.seconds
         self.run.write_status(Status(state, stage, steps, steps, seconds, metrics))
         return RunResult(self.run.path, steps, seconds, metrics, state, 0)
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Local sources as absolute paths, so that a run can be resumed from any folder."""
+    source = Path(config.dataset.source)
+    if source.exists():
+        dataset = config.dataset.model_copy(update={"source": str(source.resolve())})
+        config = config.model_copy(update={"dataset": dataset})
+    return config
 
 
 def _device(setting: str) -> torch.device:
@@ -427,19 +451,3 @@ def _rollout_calls(config: TrainConfig, device: torch.device) -> int:
     chunk = chunk_rows(imagination.batch_size, 1, device)
     chunks = math.ceil(imagination.batch_size / chunk) * imagination.horizon
     return refreshes * chunks * config.population
-
-
-def _drop_later_scores(path: Path, step: int) -> None:
-    """Keep the scores of updates up to ``step``: later ones will be made again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # cut short by a kill
-        if row.get("stage") != "train" or row["step"] <= step:
-            kept.append(line)
-    with writing(path):
-        replace_text(path, "".join(f"{line}\n" for line in kept))

@@ -99,6 +99,10 @@ class EnsembleStage:
         """The trained ensembles, one a group."""
         return [group.ensemble() for group in self.groups]
 
+    def holdout(self) -> Tensor:
+        """Numbers of the rows held out for early stopping, ``(P, H)``."""
+        return torch.cat([group.holdout for group in self.groups])
+
 
 class EnsembleGroup:
     """The ensembles of a few seeds, batched: parameters are ``(P, N, ...)``."""
