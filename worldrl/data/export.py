@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def export(dataset: Dataset, path: Path) -> None:
             f"{path} cannot be written: {error}; free space or choose another"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _notes(dataset: Dataset) -> dict[str, str]:
@@ -88,8 +90,12 @@ def _write_hdf5(dataset: Dataset, path: Path) -> None:
             # Images shrink many times over; float32 vectors hardly do.
             compression = "gzip" if array.dtype == np.uint8 else None
             file.create_dataset(key, data=array, compression=compression)
-        for key, value in (_notes(dataset) | _bounds(dataset)).items():
-            file.attrs[key] = value
+        for key, text in _notes(dataset).items():
+            # Of fixed length: strings of variable length live in a heap that damage makes costly.
+            encoded = text.encode()
+            file.attrs.create(key, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
+        for key, bound in _bounds(dataset).items():
+            file.attrs[key] = bound
 
 
 def _write_npz(dataset: Dataset, path: Path) -> None:

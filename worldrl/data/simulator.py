@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,51 +81,76 @@ def check_agreement(
         environment.close()
 
 
+class _Replayed(NamedTuple):
+    """What the simulator answered to one logged step."""
+
+    observation: NDArray[np.float64]
+    reward: float
+    terminated: bool
+
+
+def _replay(
+    bare: gymnasium.Env[Any, Any],
+    set_state: SetState,
+    data: TransitionArrays,
+    first: int,
+    last: int,
+) -> _Replayed | None:
+    """Set the state of row ``first`` and repeat the actions up to row ``last``."""
+    if not set_state(data.observation[first].astype(np.float64)):
+        return None
+    for row in range(first, last + 1):
+        action = data.action[row]
+        observation, reward, terminated, _, _ = bare.step(
+            int(action) if action.ndim == 0 else action
+        )
+    return _Replayed(np.asarray(observation, np.float64), float(reward), bool(terminated))
+
+
 def _compare(
     bare: gymnasium.Env[Any, Any],
     set_state: SetState,
     data: TransitionArrays,
     chosen: NDArray[np.int64],
 ) -> Agreement:
-    settable = []
-    observed, rewarded, ended = [], [], []
-    for row in chosen:
-        if not set_state(data.observation[row].astype(np.float64)):
-            continue
-        action = data.action[row]
-        observation, reward, terminated, _, _ = bare.step(
-            int(action) if action.ndim == 0 else action
-        )
-        settable.append(row)
-        observed.append(np.asarray(observation, np.float64))
-        rewarded.append(float(reward))
-        ended.append(bool(terminated))
-    if not settable:
-        return Agreement(None, "no observation of the data shows a state of it", 0, len(chosen))
-    change = (data.next_observation - data.observation)[data.next_known].astype(np.float64)
-    error = np.abs(np.array(observed) - data.next_observation[settable])
-    reward_error = np.abs(np.array(rewarded) - data.reward[settable])
-    magnitude = np.abs(data.observation).max(0)
     # 1e-5 of the magnitude is what float32 keeps of a value that hardly changes
-    matches = (error <= _TOLERANCE * change.std(0) + 1e-5 * (1 + magnitude)).all(1)
-    reward_matches = reward_error <= _TOLERANCE * data.reward.std() + 1e-5 * (
-        1 + np.abs(data.reward).max()
-    )
+    change = (data.next_observation - data.observation)[data.next_known].astype(np.float64)
+    tolerance = _TOLERANCE * change.std(0) + 1e-5 * (1 + np.abs(data.observation).max(0))
+    reward_tolerance = _TOLERANCE * data.reward.std() + 1e-5 * (1 + np.abs(data.reward).max())
+    errors, reward_errors, same_end = [], [], []
+    for row in chosen.tolist():
+        found = _replay(bare, set_state, data, row, row)
+        if found is None:
+            continue
+        error = abs(found.reward - float(data.reward[row]))
+        if error > reward_tolerance and row > 0 and data.episode[row - 1] == data.episode[row]:
+            # Some rewards depend on what the step before left behind: Ant's speed is measured
+            # from a position that MuJoCo had not updated yet.
+            again = _replay(bare, set_state, data, row - 1, row)
+            if again is not None:
+                error = min(error, abs(again.reward - float(data.reward[row])))
+        errors.append(np.abs(found.observation - data.next_observation[row]))
+        reward_errors.append(error)
+        same_end.append(found.terminated == bool(data.terminated[row]))
+    if not errors:
+        return Agreement(None, "no observation of the data shows a state of it", 0, len(chosen))
+    matches = (np.array(errors) <= tolerance).all(1)
+    reward_matches = np.array(reward_errors) <= reward_tolerance
     share = float((matches & reward_matches).mean())
-    largest = error.max(1)
+    largest = np.array(errors).max(1)
     return Agreement(
         agrees=share >= _AGREES,
-        reason=f"{share:.1%} of {len(settable)} replayed rows match",
-        rows=len(settable),
-        skipped=len(chosen) - len(settable),
+        reason=f"{share:.1%} of {len(errors)} replayed rows match",
+        rows=len(errors),
+        skipped=len(chosen) - len(errors),
         share=share,
         observation_share=float(matches.mean()),
         reward_share=float(reward_matches.mean()),
-        terminated_share=float((np.array(ended) == data.terminated[settable]).mean()),
+        terminated_share=float(np.mean(same_end)),
         observation_error_median=float(np.median(largest)),
         observation_error_max=float(largest.max()),
-        reward_error_median=float(np.median(reward_error)),
-        reward_error_max=float(reward_error.max()),
+        reward_error_median=float(np.median(reward_errors)),
+        reward_error_max=float(np.max(reward_errors)),
     )
 
 

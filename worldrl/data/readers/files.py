@@ -23,7 +23,9 @@ def resolved_env_id(stored: str | None, given: str | None) -> tuple[str | None, 
 
 def one_line(error: BaseException) -> str:
     """What another library said, fit for one paragraph."""
-    return " ".join(str(error).split()) or type(error).__name__
+    # str() of a KeyError is the repr of its message
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(said).split()) or type(error).__name__
 
 
 def text(value: object) -> str | None:

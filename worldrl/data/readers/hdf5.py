@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from worldrl.data.dataset import Dataset, Metadata
 from worldrl.data.episodes import assemble
 from worldrl.data.readers.files import file_sha256, one_line, resolved_env_id, text
+from worldrl.data.readers.hdf5_heap import heap_is_endless
 from worldrl.data.validation import Names, checked_rows
 from worldrl.errors import DataError, suggestion
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "next_observations", "next_known")
+NOTES = ("env_id", "behaviour", "action_low", "action_high")
 _MAX_EXPANSION = 1100  # gzip reaches 1,032; a larger array than that is damage, not data
 _ALWAYS_ALLOWED = 1 << 26  # bytes of an array that was declared and never written (all zeros)
 
@@ -40,10 +42,12 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
         with h5py.File(path, "r") as file:
             arrays = {key: _array(file, key, location) for key in REQUIRED}
             arrays |= {key: _array(file, key, location) for key in OPTIONAL if key in file}
-            stored = {
-                key: _note(file, key)
-                for key in ("env_id", "behaviour", "action_low", "action_high")
-            }
+            if heap_is_endless(path):
+                raise DataError(
+                    f"{location}: the block that holds its strings is damaged; fetch or make it "
+                    "again"
+                )
+            stored = {key: _note(file, key) for key in NOTES}
         sha256 = file_sha256(path)
     except DataError:
         raise

@@ -101,21 +101,20 @@ def _folder(location: str) -> str:
 
 
 def _refuse_links(path: Path, source: str) -> None:
-    def check(name: str, link: object) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            raise DataError(
-                f"{source}: '{name}' links to another file, {link.filename}; links are not "
-                "followed, because a dataset must not reach into other files"
-            )
+    def external(name: str, link: object) -> str | None:
+        return f"'{name}' to {link.filename}" if isinstance(link, h5py.ExternalLink) else None
 
     for file in sorted(path.glob("*.hdf5")):
         try:
             with h5py.File(file, "r") as opened:
-                opened.visititems_links(check)
-        except DataError:
-            raise
-        except Exception as error:
+                found = opened.visititems_links(external)
+        except Exception as error:  # h5py reports damage with any type
             raise DataError(f"{file} cannot be read as HDF5: {one_line(error)}") from None
+        if found is not None:
+            raise DataError(
+                f"{source} links {found}; links are not followed, because a dataset must not reach "
+                "into other files"
+            )
 
 
 def _joined(values: Any, source: str, what: str) -> NDArray[Any]:
