@@ -29,7 +29,7 @@ from worldrl.rows import unpack
 from worldrl.training.compilation import compiled
 from worldrl.training.guards import Trip, check
 from worldrl.training.logged import Logged
-from worldrl.training.stages import Snapshot, copy_into, flat, join, split
+from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
 from worldrl.types import Learner, LearnerState, Parameters
 
 #: Updates whose noise and indices are drawn at once.
@@ -82,11 +82,11 @@ class PolicyStage:
 
     @property
     def step(self) -> int:
-        return max(group.step for group in self.groups)
+        return common_step(self.groups)
 
     @property
     def finished(self) -> bool:
-        return all(group.stopped or group.step >= self.total for group in self.groups)
+        return all(group.finished for group in self.groups)
 
     @property
     def trips(self) -> list[Trip | None]:
@@ -199,6 +199,10 @@ class PolicyGroup:
     def stopped(self) -> bool:
         """Every member was stopped by a guard."""
         return all(trip is not None for trip in self.trips)
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or self.step >= self.total
 
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Updates up to number ``until``, refreshing the synthetic buffer where it is due."""

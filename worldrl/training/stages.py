@@ -67,6 +67,24 @@ def group_seeds(seed: int, population: int, device: torch.device) -> list[list[i
     return [[one] for one in seeds] if device.type == "cpu" else [seeds]
 
 
+class Progressing(Protocol):
+    """What a group tells about how far it is."""
+
+    step: int
+
+    @property
+    def finished(self) -> bool: ...
+
+
+def common_step(groups: Sequence[Progressing]) -> int:
+    """Updates that every group which goes on has done; where none goes on, the most of any.
+
+    A stop request may leave one group ahead of another.
+    """
+    going_on = [group.step for group in groups if not group.finished]
+    return min(going_on) if going_on else max(group.step for group in groups)
+
+
 def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Concatenate the groups' flat tensors along P."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

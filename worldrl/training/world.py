@@ -30,7 +30,7 @@ from worldrl.optim import AdamState, adam_init, adam_step
 from worldrl.random import draw, generator
 from worldrl.training.compilation import compiled
 from worldrl.training.logged import Logged
-from worldrl.training.stages import Snapshot, copy_into, flat, join, split
+from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
 from worldrl.types import Parameters
 
 STEPS_PER_CALL = 50  # between looks at the stop request
@@ -56,7 +56,7 @@ class EnsembleStage:
 
     @property
     def step(self) -> int:
-        return max(group.step for group in self.groups)
+        return common_step(self.groups)
 
     @property
     def total(self) -> int | None:
