@@ -139,6 +139,24 @@ def test_collect_with_an_actor(worldrl, tmp_path):
     assert sampled.actions.std() == pytest.approx(np.exp(-3), rel=0.2)
 
 
+def test_collect_with_a_run(worldrl, tmp_path, monkeypatch):
+    class Saved:
+        observation_size, action_low = 3, np.array([-2.0])
+
+        def act(self, observations):
+            return np.full((len(observations), 1), 1.25, np.float32)
+
+    asked = []
+    monkeypatch.setattr("worldrl.api.load_policy", lambda path: asked.append(path) or Saved())
+    (tmp_path / "run").mkdir()
+    options = ("--policy", tmp_path / "run", "--steps", 5, "--out", tmp_path / "a.npz")
+    worldrl("data", "collect", "Pendulum-v1", *options)
+    assert asked == [tmp_path / "run"]
+    assert (load(str(tmp_path / "a.npz")).actions == 1.25).all()
+    refused = worldrl("data", "collect", "HalfCheetah-v5", *options, code=2)
+    assert "maps 3 numbers to 1 actions, but HalfCheetah-v5 has 17 and 6" in refused.err
+
+
 def test_collect_is_reproducible(worldrl, pendulum, tmp_path):
     again = tmp_path / "again.hdf5"
     worldrl("data", "collect", "Pendulum-v1", "--steps", 300, "--out", again)

@@ -12,6 +12,10 @@ from worldrl.data.export import export
 from worldrl.errors import DataError
 
 
+# no denormal numbers: torch may have told this process's CPU to flush them to zero
+FLOATS = st.floats(-1, 1, width=32, allow_subnormal=False)
+
+
 def same(a: Dataset, b: Dataset) -> bool:
     names = (
         "observations",
@@ -46,9 +50,9 @@ def datasets(draw):
         actions = draw(hnp.arrays(np.int64, n, elements=st.integers(0, 5)))
         bounds = (None, None)
     else:
-        actions = draw(hnp.arrays(np.float32, (n, 1), elements=st.floats(-1, 1, width=32)))
+        actions = draw(hnp.arrays(np.float32, (n, 1), elements=FLOATS))
         bounds = (np.array([-1], np.float32), np.array([1], np.float32))
-    rewards = draw(hnp.arrays(np.float32, n, elements=st.floats(-9, 9, width=32)))
+    rewards = draw(hnp.arrays(np.float32, n, elements=FLOATS))
     metadata = Metadata("made", "0" * 64, "Made-v0", *bounds, behaviour="hypothesis")
     return Dataset(
         observations, actions, rewards, lengths, terminated, ~terminated, known, metadata
