@@ -151,7 +151,7 @@ class GuardSettings(Settings):
     value_bound: PositiveFloat = 3.0
     """Trip when |mean Q| exceeds this times max |reward| / (1 - discount)."""
     critic_loss_growth: PositiveFloat = 100.0
-    """Trip when the critic loss exceeds this times its running median since the warm-up."""
+    """Trip when the critic loss exceeds this times its value right after the warm-up."""
     warmup: NonNegativeInt = 2_000
     """Updates before the loss-growth guard may trip."""
 

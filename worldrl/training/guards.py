@@ -52,10 +52,11 @@ def check(
             step,
         )
     loss = metrics.get("critic_loss", 0.0)
-    if reference_loss is not None and loss > guard.critic_loss_growth * max(reference_loss, 1e-8):
+    reference = None if reference_loss is None else max(reference_loss, 1e-8)
+    if reference is not None and loss > guard.critic_loss_growth * reference:
         return Trip(
-            f"the critic loss is {loss:.4g}, {loss / reference_loss:.0f} times its value after "
-            f"the warm-up ({reference_loss:.4g}): the critic is diverging; {REMEDY}",
+            f"the critic loss is {loss:.4g}, {loss / reference:.0f} times its value after "
+            f"the warm-up ({reference:.4g}): the critic is diverging; {REMEDY}",
             step,
         )
     return None
