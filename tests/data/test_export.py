@@ -11,7 +11,6 @@ from worldrl.data import Dataset, Metadata, load
 from worldrl.data.export import export
 from worldrl.errors import DataError
 
-
 # no denormal numbers: torch may have told this process's CPU to flush them to zero
 FLOATS = st.floats(-1, 1, width=32, allow_subnormal=False)
 
