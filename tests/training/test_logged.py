@@ -93,10 +93,11 @@ def test_units_there_and_back():
 
 def test_a_policys_actions_never_leave_the_bounds():
     """The affine map may round; what reaches an environment must not."""
-    low, high = np.array([-0.4], np.float32), np.array([0.4], np.float32)
-    edge = from_unit(np.array([[-1.0], [1.0]], np.float32), low, high)
-    assert edge[0] >= low
-    assert edge[1] <= high
+    random = np.random.default_rng(0)
+    low = random.uniform(-3, 1, size=10_000).astype(np.float32)
+    high = low + random.uniform(0.1, 4, size=10_000).astype(np.float32)
+    assert (from_unit(-np.ones(10_000, np.float32), low, high) >= low).all()
+    assert (from_unit(np.ones(10_000, np.float32), low, high) <= high).all()
 
 
 def test_discrete_actions_are_refused():

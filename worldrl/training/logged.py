@@ -47,8 +47,8 @@ def to_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
 
 
 def from_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """[-1, 1] to environment units."""
-    return np.asarray(low + (action + 1) * 0.5 * (high - low), np.float32)
+    """[-1, 1] to environment units, clipped: rounding may lead an ulp beyond the bounds."""
+    return np.asarray((low + (action + 1) * 0.5 * (high - low)).clip(low, high), np.float32)
 
 
 def logged(dataset: Dataset, device: torch.device) -> Logged:
