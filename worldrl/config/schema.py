@@ -66,7 +66,7 @@ class EnsembleSettings(Settings):
     improvement: float = Field(default=0.01, gt=0, lt=1)
     holdout_ratio: float = Field(default=0.2, gt=0, lt=1)
     max_holdout: PositiveInt = 1000
-    test_ratio: float = Field(0.02, ge=0, lt=0.5)
+    test_ratio: float = Field(default=0.02, ge=0, lt=0.5)
     """Share of the episodes that no part of training sees, to measure the model on; none of
     fewer than 20 episodes."""
 
