@@ -3,7 +3,9 @@
 One file a task and tier: ``FOLDER/mujoco/<task>-<tier>-sb3.hdf5``, in D4RL's layout. Tiers are
 mixes of behaviours whose shares are kept level from episode to episode. Actions are sampled from
 the actor's Gaussian, then disturbed. The seeds of the first collection were not kept, so a rebuilt
-file has the same behaviours and sizes and similar returns, not the same rows.
+file has the same behaviours and sizes and similar returns, not the same rows. The replay tiers are
+all transitions of the first 110,000 steps of an online SAC run, ours here, Stable-Baselines3's with
+the same settings in the first collection.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+from online_sac import replay
 
 from worldrl.data.actor import Actor, load_actor
 from worldrl.data.collect import ActingPolicy, action_bounds, collect
@@ -25,6 +28,7 @@ from worldrl.data.dataset import Dataset
 from worldrl.data.export import export
 from worldrl.envs import make
 
+REPLAY, REPLAY_STEPS = "replay", 110_000
 ACTORS = Path(__file__).parent / "actors"
 ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 
@@ -151,7 +155,7 @@ def build(task: str, tier: str, steps: int | None = None, seed: int = 0) -> Data
 
 def main(arguments: list[str] | None = None) -> None:
     """Build the chosen datasets and print what each holds."""
-    tiers = sorted({tier for table in TIERS.values() for tier in table})
+    tiers = [*sorted({tier for table in TIERS.values() for tier in table}), REPLAY]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="FOLDER")
     parser.add_argument("--task", choices=TIERS, nargs="*", default=list(TIERS))
@@ -160,12 +164,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     for task in options.task:
-        for tier in (name for name in TIERS[task] if name in options.tier):
+        for tier in (name for name in (*TIERS[task], REPLAY) if name in options.tier):
             path = options.out / "mujoco" / f"{task}-{tier}-sb3.hdf5"
             if path.exists():
                 print(f"{path} is there already", file=sys.stderr)
                 continue
-            dataset = build(task, tier, options.steps, options.seed)
+            if tier == REPLAY:
+                steps = options.steps or REPLAY_STEPS
+                dataset = replay(ENVIRONMENTS[task], steps, options.seed)
+            else:
+                dataset = build(task, tier, options.steps, options.seed)
             export(dataset, path)
             returns = dataset.returns()
             print(

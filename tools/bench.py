@@ -1,0 +1,333 @@
+"""Measure how fast worldrl's hot paths are, as a share of what the machine's matrix products reach.
+
+    tools/bench [NAME ...] [--json] [--rounds N] [--threads N] [--precision float32 bf16]
+
+Every bench prints its rate, the fraction of the float32 matmul peak that its matrix products reach
+(counting their FLOPs only, by the formula in its docstring), and the ceiling: the fraction that
+these products reach alone, in this shape, without anything around them. The peak is the median of
+2048^3 products, measured between the rounds in the same process. Rates are medians over rounds.
+Synthetic data: observation size 17, action size 6, 100,000 rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from worldrl.config.schema import EnsembleSettings, TrainConfig
+from worldrl.imagination.rollout import chunk_rows
+from worldrl.imagination.termination import RULES
+from worldrl.learners.sac import SAC
+from worldrl.models.world import World
+from worldrl.training.environment import environment_record, set_determinism
+from worldrl.training.logged import Logged
+from worldrl.training.policy import NOISE_BLOCK, PolicyStage
+from worldrl.training.stages import group_seeds
+from worldrl.training.world import EnsembleStage
+
+OBSERVATION, ACTION, ROWS = 17, 6, 100_000
+Shape = tuple[int, int, int, int]  # batch, rows, in, out
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured rate."""
+
+    name: str
+    rate: float
+    unit: str
+    fraction: float
+    ceiling: float
+    peak_gflops: float
+
+
+def median_seconds(work: Callable[[], object], repeats: int) -> float:
+    """Median wall-clock time of ``work``."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def matmul_peak(device: torch.device) -> float:
+    """FLOP/s of a 2048^3 float32 product."""
+    a, b = torch.randn(2, 2048, 2048, device=device)
+    out = torch.empty_like(a)
+    return 2 * 2048**3 / median_seconds(lambda: torch.mm(a, b, out=out), 5)
+
+
+def flops(shapes: list[Shape]) -> float:
+    """Of batched products ``(batch, rows, in) @ (batch, in, out)``."""
+    return float(sum(2 * b * m * k * n for b, m, k, n in shapes))
+
+
+def matmul_seconds(shapes: list[Shape], dtype: torch.dtype, device: torch.device) -> float:
+    """Time of the products alone, one after another, operands warm as training has them."""
+    operands = [
+        (
+            torch.randn(b, m, k, device=device, dtype=dtype),
+            torch.randn(b, k, n, device=device, dtype=dtype),
+            torch.empty(b, m, n, device=device, dtype=dtype),
+        )
+        for b, m, k, n in shapes
+    ]
+
+    def run() -> None:
+        for left, right, out in operands:
+            torch.bmm(left, right, out=out)
+
+    run()
+    return median_seconds(run, 7)
+
+
+def network(batch: int, rows: int, sizes: list[int]) -> list[Shape]:
+    """Forward products of a batched network."""
+    pairs = pairwise(sizes)
+    return [(batch, rows, fan_in, fan_out) for fan_in, fan_out in pairs]
+
+
+def backward(shapes: list[Shape], weights: bool = True, inputs: bool = True) -> list[Shape]:
+    """Products for the gradients of the weights and of the inputs."""
+    found: list[Shape] = []
+    for b, m, k, n in shapes:
+        if weights:
+            found.append((b, k, m, n))
+        if inputs:
+            found.append((b, m, n, k))
+    return found
+
+
+def ensemble_shapes(settings: EnsembleSettings) -> list[Shape]:
+    """A training step: forward, and backward without the gradient of the data."""
+    sizes = [OBSERVATION + ACTION, *settings.hidden, 2 * (OBSERVATION + 1)]
+    forward = network(settings.num_members, settings.batch_size, sizes)
+    first, *rest = forward
+    return [*forward, *backward([first], inputs=False), *backward(rest)]
+
+
+def rollout_shapes(config: TrainConfig, rows: int) -> list[Shape]:
+    """One model call: the policy once and every ensemble member on every row."""
+    model = config.model
+    sizes = [OBSERVATION + ACTION, *model.hidden, 2 * (OBSERVATION + 1)]
+    policy = [OBSERVATION, *config.learner.hidden, 2 * ACTION]
+    return [*network(model.num_members, rows, sizes), *network(1, rows, policy)]
+
+
+def sac_shapes(config: TrainConfig) -> list[Shape]:
+    """An update, counted as 4 actor and 6 critic passes of 2 x 256 x 256: 0.590 GFLOP.
+
+    Actor: forward on the next and on the current observations, backward (two). Critics: target
+    forward, forward, backward (two), forward under the new action, backward to the action (one).
+    """
+    batch, hidden = config.learner.batch_size, list(config.learner.hidden)
+    actor = network(1, batch, [OBSERVATION, *hidden, 2 * ACTION])
+    critic = network(2, batch, [OBSERVATION + ACTION, *hidden, 1])
+    return [
+        *actor,
+        *actor,
+        *backward(actor),
+        *critic,
+        *critic,
+        *backward(critic),
+        *critic,
+        *backward(critic, weights=False),
+    ]
+
+
+def logged_data(device: torch.device) -> Logged:
+    """Random rows: speed does not depend on what they say."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(ROWS, 2 * OBSERVATION + ACTION + 2, generator=generator)
+    rows[:, -1] = 0.0
+    low = np.full(ACTION, -1.0, np.float32)
+    return Logged(
+        rows.to(device),
+        torch.ones(ROWS, dtype=torch.bool, device=device),
+        (torch.arange(ROWS) // 1000).to(device),
+        OBSERVATION,
+        ACTION,
+        low,
+        -low,
+    )
+
+
+class Bench:
+    """The three hot paths at one precision and population."""
+
+    def __init__(self, precision: str, population: int, device: torch.device) -> None:
+        self.precision, self.device, self.population = precision, device, population
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.config = TrainConfig.model_validate(
+            {"dataset": {"source": "synthetic"}, "precision": precision}
+        )
+        self.logged = logged_data(device)
+        self.groups = group_seeds(0, population, device)
+        self.rows = torch.arange(ROWS, device=device)
+
+    def line(
+        self,
+        name: str,
+        unit: str,
+        work: Callable[[], int],
+        shapes: list[Shape],
+        rounds: int,
+        units: int = 1,
+    ) -> Line:
+        """Interleave the work, its matrix products alone, and the peak.
+
+        Args:
+            work: returns how many units it did.
+            shapes: the products of ``units`` units.
+        """
+        work()  # compiles
+        rates, peaks, products = [], [], []
+        for _ in range(rounds):
+            peaks.append(matmul_peak(self.device))
+            start = time.perf_counter()
+            done = work()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            rates.append(done / (time.perf_counter() - start))
+            products.append(flops(shapes) / matmul_seconds(shapes, self.dtype, self.device))
+        peak = statistics.median(peaks)
+        rate = statistics.median(rates)
+        per_unit = flops(shapes) / units
+        return Line(
+            name if self.precision == "float32" else f"{name}-{self.precision}",
+            rate,
+            unit,
+            rate * per_unit / peak,
+            statistics.median(products) / peak,
+            peak / 1e9,
+        )
+
+    def ensemble(self, rounds: int) -> Line:
+        """Training steps of 7 members, 4 x 200, 256 rows a member, data handling included."""
+        stage = EnsembleStage(
+            self.config.model,
+            self.groups,
+            self.logged,
+            self.rows,
+            True,
+            self.precision == "bf16",
+        )
+
+        def work() -> int:
+            before = stage.step
+            stage.advance(before + 100, lambda: False)
+            return (stage.step - before) * self.population
+
+        return self.line("ensemble", "steps/s", work, ensemble_shapes(self.config.model), rounds)
+
+    def policy_stage(self) -> PolicyStage:
+        """A policy stage on an untrained world."""
+        untrained = EnsembleStage(
+            self.config.model, self.groups, self.logged, self.rows, False, False
+        )
+        worlds = [World(ensemble, {}) for ensemble in untrained.ensembles()]
+        learner = SAC(self.config.learner, OBSERVATION, ACTION, self.config.num_updates)
+        rule = RULES["walker2d"].ends
+
+        def ends(
+            terminator: dict[str, torch.Tensor],
+            observation: torch.Tensor,
+            action: torch.Tensor,
+            following: torch.Tensor,
+        ) -> torch.Tensor:
+            # The rule is computed as in training, and no row leaves, so that the work is fixed.
+            return rule(observation, action, following) & (following[..., 0] > 1e30)
+
+        return PolicyStage(self.config, learner, self.groups, self.logged, worlds, ends, True, True)
+
+    def rollout(self, rounds: int) -> Line:
+        """50,000 starts x 5 steps, all 7 members, penalty, termination, buffer write."""
+        stage = self.policy_stage()
+        refresh = 0
+
+        def work() -> int:
+            nonlocal refresh
+            for group in stage.groups:
+                group.refresh(refresh)
+            refresh += 1
+            imagination = self.config.imagination
+            return imagination.batch_size * imagination.horizon * self.population
+
+        rows = chunk_rows(50_000, len(self.groups[0]), self.device)
+        shapes = rollout_shapes(self.config, rows)
+        return self.line("rollout", "transitions/s", work, shapes, rounds, units=rows)
+
+    def sac(self, rounds: int) -> Line:
+        """SAC updates, 2 critics 2 x 256, batch 256, sampling included, no refresh."""
+        stage = self.policy_stage()
+        stage.advance(1, lambda: False)  # fills the buffer and compiles
+
+        def work() -> int:
+            before = stage.step
+            for group in stage.groups:
+                group.blocks[-1] = group.blocks[-1]._replace(refresh=10**9)
+                for _ in range(3):
+                    group._run_updates(NOISE_BLOCK - group.step % NOISE_BLOCK)
+            return (stage.step - before) * self.population
+
+        return self.line("sac", "updates/s", work, sac_shapes(self.config), rounds)
+
+
+NAMES = ("ensemble", "rollout", "sac")
+
+
+def main() -> int:
+    """Run the benches asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--population", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", nargs="+", default=["float32", "bf16"])
+    arguments = parser.parse_args()
+    names = arguments.names or list(NAMES)
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"unknown bench {unknown[0]}; known: {', '.join(NAMES)}")
+    device = torch.device(arguments.device)
+    set_determinism(arguments.threads, device.type)
+    lines = []
+    for precision in arguments.precision:
+        bench = Bench(precision, arguments.population, device)
+        for name in names:
+            line: Line = getattr(bench, name)(arguments.rounds)
+            lines.append(line)
+            print(
+                f"{line.name:14s} {line.rate:12,.1f} {line.unit:14s} "
+                f"fraction {line.fraction:.2f}  ceiling {line.ceiling:.2f}  "
+                f"peak {line.peak_gflops:,.0f} GFLOP/s",
+                file=sys.stderr,
+            )
+    if arguments.json:
+        record = {
+            "peak_gflops": statistics.median(line.peak_gflops for line in lines),
+            "population": arguments.population,
+            "environment": environment_record(str(device)),
+            "benches": [asdict(line) for line in lines],
+        }
+        print(json.dumps(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Make the records under docs/results, and the table from them.
+
+    tools/records run NAME [--data DIR] [--out RUN_DIR] [--model RUN_DIR]
+    tools/records table
+
+``run`` trains the experiment NAME of tools/experiments.yaml, scores every seed's last policy and
+writes docs/results/NAME.json: settings, dataset, versions, hardware, curve, scores. A run that was
+stopped is continued when it is asked for again. ``table`` writes docs/results/README.md from the
+records alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+import worldrl
+from worldrl.envs import reference_scores
+from worldrl.evaluation.statistics import normalized_score
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+EPISODES = 10
+
+
+def data_baselines(dataset: Any) -> dict[str, float]:
+    """Mean return of all episodes, of the last tenth, and of the best tenth."""
+    returns = dataset.returns()
+    tenth = max(len(returns) // 10, 1)
+    return {
+        "mean": float(returns.mean()),
+        "last_tenth": float(returns[-tenth:].mean()),
+        "best_tenth": float(np.sort(returns)[-tenth:].mean()),
+        "episodes": len(returns),
+    }
+
+
+def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Path | None) -> None:
+    """Train, score and record one experiment."""
+    source = data / experiment["dataset"]
+    overrides = {"dataset.source": str(source), **experiment["overrides"]}
+    if model is not None:
+        overrides["model.source"] = str(model)
+    if (out / "config.yaml").exists():
+        result = worldrl.resume(out)
+    else:
+        result = worldrl.train(worldrl.load_config("train", experiment["recipe"], overrides), out)
+    if result.exit_code:
+        sys.exit(result.exit_code)
+    score = worldrl.evaluate(out, episodes=EPISODES, seed=1)
+    dataset = worldrl.load_dataset(str(source))
+    curve = []
+    if (out / "eval.jsonl").exists():
+        rows = [json.loads(line) for line in (out / "eval.jsonl").read_text().splitlines()]
+        curve = [
+            {"step": row["step"], "returns": [float(np.mean(r)) for r in row["returns"]]}
+            for row in rows
+            if row.get("stage") == "train"
+        ]
+    record = {
+        "name": name,
+        "command": f"tools/records run {name}",
+        "recipe": experiment["recipe"],
+        "dataset": {
+            "file": experiment["dataset"],
+            "sha256": dataset.metadata.sha256,
+            "env_id": dataset.metadata.env_id,
+            "returns": data_baselines(dataset),
+        },
+        "overrides": experiment["overrides"],
+        "status": result.status,
+        "seconds": round(result.seconds),
+        "metrics": result.metrics,
+        "score": score.to_json(),
+        "protocol": score.protocol(),
+        "curve": curve,
+        "environment": json.loads((out / "environment.json").read_text()),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(score.protocol())
+
+
+def table() -> str:
+    """Markdown from all records: one row an experiment, raw and normalised."""
+    lines = [
+        "# Results",
+        "",
+        "Built by `tools/records table` from the records beside this page; each row is made again",
+        "by `tools/records run NAME`. Scores are of the last policy, mean ± deviation over seeds,",
+        f"{EPISODES} deterministic episodes each; in brackets the normalised score (0 is a",
+        "random policy, 100 an expert, by D4RL's reference returns). Data columns are mean returns",
+        "of all episodes, of the last tenth recorded, and of the best tenth.",
+        "",
+        "| experiment | updates | seeds | score | data: mean | last tenth | best tenth | hours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text())
+        if "score" not in record:
+            continue
+        score, data = record["score"], record["dataset"]["returns"]
+        reference = reference_scores(record["dataset"]["env_id"])
+
+        def shown(value: float, reference: tuple[float, float] | None = reference) -> str:
+            if reference is None:
+                return f"{value:,.0f}"
+            return f"{value:,.0f} [{float(normalized_score(value, reference)):.1f}]"
+
+        mean, std = score["return_mean"], score["return_std"]
+        own = f"{mean:,.0f} ± {std:,.0f}"
+        if score["normalized_score"] is not None:
+            own += f" [{score['normalized_score']:.1f} ± {score['normalized_std']:.1f}]"
+        if record["status"] != "finished":
+            own += f" ({record['status']})"
+        updates = record["overrides"]["num_updates"]
+        lines.append(
+            f"| {record['name']} | {updates:,} | {score['members']} | {own} "
+            f"| {shown(data['mean'])} | {shown(data['last_tenth'])} | {shown(data['best_tenth'])} "
+            f"| {record['seconds'] / 3600:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run one experiment, or build the table."""
+    experiments = yaml.safe_load((ROOT / "tools" / "experiments.yaml").read_text())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="train, score and record one experiment")
+    one.add_argument("name", choices=list(experiments))
+    default = os.environ.get("WORLDRL_TEST_DATA", str(ROOT.parent / "shared" / "data"))
+    one.add_argument("--data", type=Path, default=Path(default), help="folder of the datasets")
+    one.add_argument("--out", type=Path, help="run directory (default: runs/records/NAME)")
+    one.add_argument("--model", type=Path, help="a run whose world model is used")
+    commands.add_parser("table", help="write docs/results/README.md")
+    arguments = parser.parse_args()
+    if arguments.command == "table":
+        (RESULTS / "README.md").write_text(table())
+        return 0
+    out = arguments.out or ROOT / "runs" / "records" / arguments.name
+    run(arguments.name, experiments[arguments.name], arguments.data, out, arguments.model)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
