@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,13 @@ from worldrl.data.dataset import Dataset
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)  # tests run in parallel processes; tiny matrices gain nothing from threads
+
+
+@pytest.fixture(autouse=True)
+def keep_denormals() -> Iterator[None]:
+    """Runs flush denormal numbers to zero, for their process; other tests rely on them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
