@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,12 +115,12 @@ def save(stage: Stage, session: Session) -> None:
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Mean over members of the few numbers that matter."""
-    return {
-        name: sum(metrics[name]) / len(metrics[name])
+    """Mean over members of the few numbers that matter; stopped members have none."""
+    known = {
+        name: [value for value in metrics.get(name) or () if not math.isnan(value)]
         for name in HEADLINE
-        if metrics.get(name) is not None
     }
+    return {name: sum(values) / len(values) for name, values in known.items() if values}
 
 
 def _next_event(stage: Stage, *intervals: int) -> int:

@@ -65,7 +65,7 @@ class PolicyStage:
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
-        update = compiled(_update(learner, logged, autocast), compile_update)
+        update = compiled(update_function(learner, logged, autocast), compile_update)
         step: Step | None = None
         if isinstance(config.imagination, BranchedSettings):
             assert worlds is not None
@@ -115,7 +115,7 @@ class PolicyStage:
             {
                 "steps": [group.step for group in self.groups],
                 "sum_counts": [group.sum_count for group in self.groups],
-                "reference_losses": [group.reference_loss for group in self.groups],
+                "reference_losses": [list(group.reference_loss) for group in self.groups],
                 "trips": [None if trip is None else trip._asdict() for trip in self.trips],
                 "blocks": [
                     [[block.refresh, block.digest] for block in group.digested_blocks()]
@@ -132,7 +132,7 @@ class PolicyStage:
         for index, (group, part) in enumerate(zip(self.groups, parts, strict=True)):
             first = sum(len(before.seeds) for before in self.groups[:index])
             group.sum_count = plain["sum_counts"][index]
-            group.reference_loss = plain["reference_losses"][index]
+            group.reference_loss = list(plain["reference_losses"][index])
             group.restore(
                 part,
                 plain["steps"][index],
@@ -233,6 +233,7 @@ class PolicyGroup:
             )
         self.sum_count += count
         self.step += count
+        self._hold_stopped()
 
     def _noise_block(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise ``(P, K, ...)``, logged row numbers ``(P, K, real)`` and uniforms for the rest."""
@@ -299,10 +300,13 @@ class PolicyGroup:
 
     def report(self, guard: GuardSettings) -> dict[str, list[float]]:
         """Means since the last report, health of imagination, and what the guards make of it."""
-        means = (self.sums / max(self.sum_count, 1)).tolist()
+        means = self.sums / max(self.sum_count, 1)
+        for member, trip in enumerate(self.trips):
+            if trip is not None:
+                means[:, member] = torch.nan  # of updates that were thrown away, or of none
         self.sums.zero_()
         self.sum_count = 0
-        metrics = dict(zip(self.learner.metric_names, means, strict=True))
+        metrics = dict(zip(self.learner.metric_names, means.tolist(), strict=True))
         if self.health is not None:
             for name, value in self.health._asdict().items():
                 metrics[f"imagined_{name}"] = value.tolist()
@@ -324,22 +328,32 @@ class PolicyGroup:
                     self.reward_limit / (1 - self.learner.discount),
                     self.reference_loss[member],
                 )
-            # A tripped member keeps its last good state; a healthy one makes its state the good.
-            tripped = self.trips[member] is not None
-            for name, value in tensors.items():
-                if tripped:
-                    value[member] = self.good[name][member]
-                else:
+            if self.trips[member] is None:
+                for name, value in tensors.items():
                     self.good[name][member] = value[member]
+        self._hold_stopped()
         return metrics
+
+    def _hold_stopped(self) -> None:
+        """Put stopped members back to their last good state: their group may go on."""
+        stopped = [member for member, trip in enumerate(self.trips) if trip is not None]
+        if stopped:
+            for name, value in flat(self.state).items():
+                value[stopped] = self.good[name][stopped]
 
     def tensors(self) -> dict[str, Tensor]:
         """References to everything that must be saved, each ``(P, ...)``."""
         found = {f"learner/{name}": value for name, value in flat(self.state).items()}
         found |= {f"good/{name}": value for name, value in self.good.items()}
         found["sums"] = self.sums.T
-        for slot, block in enumerate(self.blocks):
-            found |= {f"blocks/{slot}/{name}": value for name, value in block.policy.items()}
+        if self.imagination is not None:
+            # Every group has the same names, however many refreshes it made before it stopped.
+            policy = self.learner.policy_parameters(self.state)
+            empty = {name: torch.zeros_like(value) for name, value in policy.items()}
+            policies = [block.policy for block in self.blocks]
+            policies += [empty] * (self.imagination.retain - len(policies))
+            for slot, policy in enumerate(policies):
+                found |= {f"blocks/{slot}/{name}": value for name, value in policy.items()}
         return found
 
     def digested_blocks(self) -> list[Block]:
@@ -388,7 +402,7 @@ class PolicyGroup:
                 )
 
 
-def _update(learner: Learner, logged: Logged, autocast: bool) -> Update:
+def update_function(learner: Learner, logged: Logged, autocast: bool) -> Update:
     """One update, sampling included, as one function of tensors."""
     size, width = logged.observation_size, logged.action_size
     device, names = logged.rows.device.type, learner.metric_names
