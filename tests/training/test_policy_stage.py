@@ -1,0 +1,625 @@
+"""The stage that trains policies: batches, refreshes, guards, and exact continuation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from worldrl.config.schema import TrainConfig
+from worldrl.errors import RunError
+from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.imagination.penalties import PENALTIES
+from worldrl.imagination.rollout import RolloutHealth, penalty_quantile
+from worldrl.learners import LEARNERS
+from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
+from worldrl.models.world import World
+from worldrl.random import generator
+from worldrl.rows import pack
+from worldrl.training import policy as module
+from worldrl.training.logged import Logged
+from worldrl.training.policy import PolicyStage
+from worldrl.training.stages import Snapshot, flat
+from worldrl.types import LearnerState, Metrics, Parameters, Transitions
+
+S, A, ROWS = 3, 2, 50
+SEEDS = (4, 5, 6)
+LONE, TOGETHER = [[4], [5], [6]], [[4, 5, 6]]
+both = pytest.mark.parametrize("groups", [LONE, TOGETHER], ids=["groups of one", "one group"])
+
+
+def config(imagination: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+    """60 updates, a refresh every 7."""
+    branched = {
+        "kind": "branched", "horizon": 2, "batch_size": 9, "every": 7, "retain": 3,
+        "real_ratio": 0.35, "penalty": {"kind": "ensemble_std", "weight": 1.0},
+    }  # fmt: skip
+    base = {
+        "dataset": {"source": "none"},
+        "learner": {"kind": "sac", "hidden": (8, 8), "batch_size": 10},
+        "num_updates": 60,
+        "imagination": branched | (imagination or {}),
+    }
+    return TrainConfig.model_validate(base | changes)
+
+
+def config_without_imagination(**changes: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        config(**changes).model_dump() | {"imagination": {"kind": "none"}}
+    )
+
+
+def logged_rows() -> Logged:
+    """Rewards 1 ... 50: a row is known by its reward."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    observation = normal(ROWS, S)
+    batch = Transitions(
+        observation, normal(ROWS, A).tanh(), torch.arange(1.0, ROWS + 1),
+        observation + 0.1 * normal(ROWS, S), torch.zeros(ROWS),
+    )  # fmt: skip
+    return Logged(
+        pack(batch), torch.ones(ROWS, dtype=torch.bool), torch.zeros(ROWS, dtype=torch.int64), S, A,
+        -np.ones(A, np.float32), np.ones(A, np.float32),
+    )  # fmt: skip
+
+
+def world_of(seeds: Sequence[int]) -> World:
+    """An untrained ensemble that pays about -20, so that its rows are known by their reward."""
+    parameters = init_ensemble([generator(seed, "init") for seed in seeds], S, A, (8,), 4)
+    parameters["bias.1"][..., S] = -20.0
+    count = len(seeds)
+    return World(
+        Ensemble(
+            parameters,
+            Standardizer(torch.zeros(count, S + A), torch.ones(count, S + A)),
+            Standardizer(torch.zeros(count, S + 1), torch.ones(count, S + 1)),
+            torch.stack([torch.randperm(4, generator=generator(seed, "e"))[:2] for seed in seeds]),
+        ),
+        {"limit": torch.full((count, 1), 1.5)},
+    )
+
+
+def ends(terminator: Parameters, observation: Tensor, action: Tensor, following: Tensor) -> Tensor:
+    return following[..., 0] > terminator["limit"]
+
+
+def go_on() -> bool:
+    return False
+
+
+class Scribe:
+    """A learner that writes down its batches and counts; a seed may be ruined from an update on."""
+
+    discount = 0.9
+    metric_names = ("critic_loss", "value_mean")
+
+    def __init__(
+        self,
+        ruin: Callable[[int, int], float] = lambda seed, update: 0.0,
+        loss: Callable[[int, int], float] = lambda seed, update: 1.0,
+        value: Callable[[int, int], float] = lambda seed, update: 0.0,
+    ) -> None:
+        self.ruin, self.loss, self.value = ruin, loss, value
+        self.batches: dict[int, list[Transitions]] = {}
+
+    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
+        return {
+            "actor": {"weight": torch.zeros(len(seeds), 1)},
+            "seeds": torch.tensor(list(seeds)).double(),
+            "updates": torch.zeros(len(seeds)),  # never rolled back by a ruined value
+        }
+
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
+        return torch.randn(count, 1, batch_size, A, generator=generator)
+
+    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
+        seeds = [int(seed) for seed in state["seeds"]]
+        for member, seed in enumerate(seeds):
+            own = Transitions(*(value[member].clone() for value in batch))
+            self.batches.setdefault(seed, []).append(own)
+        numbers = [len(self.batches[seed]) for seed in seeds]  # 1 for the first update
+        state["updates"] += 1
+        add = [1 + self.ruin(*pair) for pair in zip(seeds, numbers, strict=True)]
+        state["actor"]["weight"] += torch.tensor(add)[:, None]
+        return {
+            name: torch.tensor([rule(*pair) for pair in zip(seeds, numbers, strict=True)])
+            for name, rule in (("critic_loss", self.loss), ("value_mean", self.value))
+        }
+
+    def policy_parameters(self, state: LearnerState) -> Parameters:
+        actor: Parameters = state["actor"]
+        return actor
+
+    def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
+        assert noise is not None
+        return (0.0 * policy["weight"][..., None] + noise).tanh()
+
+
+def stage_of(
+    groups: Sequence[Sequence[int]], settings: TrainConfig | None = None, learner: Any = None
+) -> PolicyStage:
+    settings = settings or config()
+    if learner is None:
+        learner = LEARNERS[settings.learner.kind](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
+    worlds = [world_of(seeds) for seeds in groups]
+    if settings.imagination.kind == "none":
+        return PolicyStage(settings, learner, groups, logged_rows(), None, None, False, False)
+    return PolicyStage(settings, learner, groups, logged_rows(), worlds, ends, False, False)
+
+
+def run(stage: PolicyStage, until: int = 60, log_every: int = 10) -> list[dict[str, list[float]]]:
+    """As the loop does it: a report at every multiple of ``log_every``."""
+    reports = []
+    while stage.step < until and not stage.finished:
+        stage.advance(min((stage.step // log_every + 1) * log_every, until), go_on)
+        if stage.step % log_every == 0:
+            reports.append(stage.report())
+    return reports
+
+
+# -- batches -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ratio", "real"), [(0.35, 3), (0.0, 0), (1.0, 10), (0.05, 0), (0.99, 9)])
+@both
+def test_logged_rows_are_the_first_of_a_batch(groups, ratio, real):
+    scribe = Scribe()
+    run(stage_of(groups, config({"real_ratio": ratio}), scribe), until=30)
+    logged = logged_rows().rows
+    for seed in SEEDS:
+        assert len(scribe.batches[seed]) == 30
+        for batch in scribe.batches[seed]:
+            assert batch.reward.shape == (10,)
+            rows = pack(batch)
+            drawn = batch.reward[:real].long() - 1
+            assert rows[:real].equal(logged[drawn])
+            assert (batch.reward[real:] < 0).all()  # imagined, and never a row of zeros
+
+
+@both
+def test_batches_of_logged_rows_are_uniform_and_each_member_draws_its_own(groups):
+    scribe = Scribe()
+    run(stage_of(groups, config_without_imagination(num_updates=400), scribe), until=400)
+    rewards = {seed: torch.cat([b.reward for b in scribe.batches[seed]]) for seed in SEEDS}
+    for seed in SEEDS:
+        counts = torch.bincount(rewards[seed].long(), minlength=ROWS + 1)[1:]
+        assert counts.sum() == 4000
+        assert (counts - 80).abs().max() < 5 * 80**0.5
+    assert (rewards[4] == rewards[5]).float().mean() < 0.1
+
+
+@both
+def test_the_same_batches_however_the_updates_are_sliced(groups):
+    whole, sliced = Scribe(), Scribe()
+    stage_of(groups, learner=whole).advance(60, go_on)
+    stage = stage_of(groups, learner=sliced)
+    for until in (1, 2, 6, 7, 8, 20, 21, 59, 60):
+        stage.advance(until, go_on)
+    for seed in SEEDS:
+        for one, other in zip(whole.batches[seed], sliced.batches[seed], strict=True):
+            assert pack(one).equal(pack(other))
+
+
+def test_groups_and_populations_draw_the_same_batches():
+    lone, together = Scribe(), Scribe()
+    stage_of(LONE, learner=lone).advance(60, go_on)
+    stage_of(TOGETHER, learner=together).advance(60, go_on)
+    for seed in SEEDS:
+        for one, other in zip(lone.batches[seed], together.batches[seed], strict=True):
+            torch.testing.assert_close(pack(one), pack(other), rtol=1e-5, atol=1e-5)
+
+
+# -- refreshes -----------------------------------------------------------------------------
+
+
+class Imaginer:
+    """In place of rollouts: rows that name their refresh, and a record of the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int, list[float]]] = []  # seed, refresh, policy
+
+    def __call__(
+        self, step: Any, world: World, policy: Parameters, starts: Tensor,
+        buffer: SyntheticBuffer, refresh: int, seeds: Sequence[int], *rest: Any,
+    ) -> RolloutHealth:  # fmt: skip
+        self.calls.append((seeds[0], refresh, policy["weight"].flatten().tolist()))
+        counts = torch.tensor([1 + (refresh + member) % 4 for member in range(len(seeds))])
+        buffer.slot(refresh)[:] = 0.0
+        for member, count in enumerate(counts.tolist()):
+            buffer.slot(refresh)[member, :count] = -1.0 - refresh
+        buffer.set_count(refresh, counts)
+        return RolloutHealth(*(torch.ones(len(seeds)) for _ in RolloutHealth._fields))
+
+
+@both
+def test_imagination_is_refreshed_on_time_with_the_policy_of_that_time(monkeypatch, groups):
+    imaginer = Imaginer()
+    monkeypatch.setattr(module, "imagine", imaginer)
+    stage = stage_of(groups, learner=Scribe())
+    for until in (3, 7, 8, 20, 34, 60):
+        stage.advance(until, go_on)
+    for seeds in groups:
+        found = [(refresh, policy) for seed, refresh, policy in imaginer.calls if seed == seeds[0]]
+        assert found == [(number, [7.0 * number] * len(seeds)) for number in range(9)]
+
+
+@both
+def test_synthetic_rows_are_of_the_last_refreshes_and_of_all_of_them(monkeypatch, groups):
+    monkeypatch.setattr(module, "imagine", Imaginer())
+    scribe = Scribe()
+    settings = config({"every": 40, "real_ratio": 0.0}, num_updates=400)
+    run(stage_of(groups, settings, scribe), until=400)
+    for seed in SEEDS:
+        for refresh in range(10):
+            rewards = torch.cat(
+                [b.reward for b in scribe.batches[seed][40 * refresh : 40 * refresh + 40]]
+            )
+            recent = {-1.0 - number for number in range(max(0, refresh - 2), refresh + 1)}
+            assert set(rewards.tolist()) == recent
+
+
+@both
+def test_without_imagination_nothing_is_imagined(monkeypatch, groups):
+    monkeypatch.setattr(module, "imagine", None)
+    scribe = Scribe()
+    reports = run(stage_of(groups, config_without_imagination(), scribe))
+    assert not any(name.startswith("imagined") for name in reports[0])
+    assert all((b.reward > 0).all() for b in scribe.batches[4])
+
+
+def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
+    penalty = {"kind": "max_aleatoric", "weight": 0.7, "scale": "dataset_quantile"}
+    group = stage_of(TOGETHER, config({"penalty": penalty})).groups[0]
+    logged = logged_rows()
+    wanted = penalty_quantile(
+        world_of(SEEDS).ensemble, PENALTIES["max_aleatoric"], logged.observation, logged.action
+    )
+    torch.testing.assert_close(group.pessimism.scale, wanted)
+    assert group.pessimism.weight.tolist() == pytest.approx([0.7] * 3)
+    plain = stage_of(TOGETHER, config()).groups[0].pessimism
+    assert plain.scale.tolist() == [1.0] * 3
+
+
+# -- reports and guards --------------------------------------------------------------------
+
+
+@both
+def test_reports_are_means_since_the_last_report_for_every_member(groups):
+    scribe = Scribe(loss=lambda seed, update: seed * update, value=lambda seed, update: float(seed))
+    first, second = run(stage_of(groups, learner=scribe), until=20)
+    assert first["critic_loss"] == pytest.approx([seed * 5.5 for seed in SEEDS])
+    assert second["critic_loss"] == pytest.approx([seed * 15.5 for seed in SEEDS])
+    assert second["value_mean"] == pytest.approx(list(SEEDS))
+    health = {name: len(v) for name, v in first.items() if name.startswith("imagined_")}
+    assert health == {f"imagined_{name}": 3 for name in RolloutHealth._fields}
+
+
+def explode(seed: int, update: int) -> float:
+    return math.nan if seed == 5 and update > 23 else 0.0
+
+
+@both
+def test_a_ruined_member_keeps_its_last_good_policy_and_others_go_on(groups):
+    stage = stage_of(groups, learner=Scribe(ruin=explode))
+    run(stage)
+    assert stage.finished
+    assert stage.step == 60
+    assert stage.policy_parameters()["weight"].flatten().tolist() == [60.0, 20.0, 60.0]
+    assert [trip and trip.step for trip in stage.trips] == [None, 30, None]
+    assert stage.trips[1] is not None
+    assert "not finite" in stage.trips[1].reason
+    model = stage.snapshot().model["policy/weight"]
+    assert model.flatten().tolist() == [60.0, 20.0, 60.0]
+
+
+@both
+def test_between_reports_a_stopped_member_stands_at_its_good_policy_too(groups):
+    """An evaluation or a checkpoint may come at any update."""
+    stage = stage_of(groups, learner=Scribe(ruin=explode))
+    run(stage, until=37)
+    assert stage.policy_parameters()["weight"].flatten().tolist() == [37.0, 20.0, 37.0]
+    assert stage.snapshot().model["policy/weight"].flatten().tolist() == [37.0, 20.0, 37.0]
+
+
+@both
+def test_a_stopped_member_reports_no_numbers_of_its_own(groups):
+    """Neither zeros nor those of updates that were thrown away."""
+    reports = run(stage_of(groups, learner=Scribe(ruin=explode)))
+    assert reports[2]["critic_loss"] == [1.0, 1.0, 1.0]  # the report that stops it
+    for report in reports[3:]:
+        assert math.isnan(report["critic_loss"][1])
+        assert report["critic_loss"][::2] == [1.0, 1.0]
+        assert report["imagined_rows"][::2] != [0.0, 0.0]
+
+
+@both
+def test_a_member_ruined_before_its_first_report_keeps_its_initial_policy(groups):
+    stage = stage_of(
+        groups, learner=Scribe(ruin=lambda seed, update: math.nan if seed == 6 else 0.0)
+    )
+    run(stage, until=20)
+    assert stage.policy_parameters()["weight"].flatten().tolist() == [20.0, 20.0, 0.0]
+
+
+@both
+def test_a_stage_ends_when_every_member_is_stopped(groups):
+    stage = stage_of(
+        groups, learner=Scribe(ruin=lambda seed, update: math.inf if update > 15 else 0.0)
+    )
+    run(stage)
+    assert stage.finished
+    assert stage.step == 20
+    assert stage.policy_parameters()["weight"].flatten().tolist() == [10.0] * 3
+
+
+@both
+def test_values_beyond_what_the_logged_rewards_allow_stop_a_member(groups):
+    """The largest logged reward is 50 and the discount 0.9: 500, three times."""
+    for value, tripped in (1490.0, False), (1510.0, True), (-1510.0, True):
+        scribe = Scribe(value=lambda seed, update, v=value: v if seed == 4 else 0.0)
+        stage = stage_of(groups, learner=scribe)
+        run(stage, until=20)
+        assert [trip is not None for trip in stage.trips] == [tripped, False, False]
+
+
+@both
+def test_a_growing_loss_stops_a_member_after_the_warm_up(groups):
+    guard = {"warmup": 20, "critic_loss_growth": 10.0}
+
+    def loss(seed: int, update: int) -> float:
+        return 1e6 if update <= 10 or (seed == 5 and update > 45) else 1.0
+
+    scribe = Scribe(loss=loss)
+    stage = stage_of(groups, config(guard=guard), scribe)
+    run(stage)
+    assert [trip and trip.step for trip in stage.trips] == [None, 50, None]
+    assert stage.policy_parameters()["weight"].flatten().tolist() == [60.0, 40.0, 60.0]
+
+
+@both
+def test_guards_can_be_switched_off(groups):
+    stage = stage_of(groups, config(guard={"enabled": False}), Scribe(ruin=explode))
+    run(stage)
+    assert stage.trips == [None] * 3
+    weight = stage.policy_parameters()["weight"].flatten()
+    assert weight[[0, 2]].tolist() == [60.0, 60.0]
+    assert weight[1].isnan()
+
+
+@both
+def test_a_ruined_member_does_not_touch_the_others_numbers(groups):
+    """With the real learner and real rollouts, which the ruined policy takes part in."""
+    (healthy, _), ruined = uninterrupted(groups is TOGETHER), stage_of(groups)
+    run(ruined, until=13)
+    group = ruined.groups[0] if len(groups) == 1 else ruined.groups[1]
+    member = 1 if len(groups) == 1 else 0
+    group.state["actor"]["weight.0"][member] = math.nan
+    run(ruined)
+    assert [trip is not None for trip in ruined.trips] == [False, True, False]
+    found, wanted = ruined.snapshot(), healthy.snapshot()
+    for name, value in wanted.model.items():
+        assert found.model[name][[0, 2]].equal(value[[0, 2]])
+        assert found.model[name].isfinite().all()
+
+
+# -- population ----------------------------------------------------------------------------
+
+
+def test_a_population_equals_its_lone_runs():
+    """Float32, 20 updates with three refreshes: within 1e-4."""
+    lone, together = stage_of(LONE), stage_of(TOGETHER)
+    for stage in lone, together:
+        stage.advance(20, go_on)
+    for name, value in lone.snapshot().state.items():
+        torch.testing.assert_close(together.snapshot().state[name], value, rtol=1e-4, atol=1e-4)
+    reports = lone.report(), together.report()
+    for name, values in reports[0].items():
+        assert values == pytest.approx(reports[1][name], rel=1e-3, abs=1e-4), name
+
+
+def test_a_stop_request_leaves_the_stage_as_far_as_its_last_group():
+    stage = stage_of([[4], [5]], config(num_updates=600), Scribe())
+    calls: list[int] = []
+
+    def stop() -> bool:
+        calls.append(1)
+        return len(calls) > 3
+
+    stage.advance(500, stop)
+    assert [group.step for group in stage.groups] == [21, 0]
+    assert stage.step == 0
+    assert not stage.finished
+    stage.advance(500, go_on)
+    assert stage.step == 500
+
+
+# -- continuation --------------------------------------------------------------------------
+
+
+def copied(snapshot: Snapshot) -> Snapshot:
+    """As a checkpoint gives it back."""
+    return Snapshot(
+        {name: value.clone() for name, value in snapshot.model.items()},
+        {name: value.clone() for name, value in snapshot.state.items()},
+        json.loads(json.dumps(snapshot.plain)),
+    )
+
+
+def _assert_same(found: PolicyStage, wanted: PolicyStage) -> None:
+    one, other = found.snapshot(), wanted.snapshot()
+    assert one.plain == other.plain
+    for mine, theirs in (one.model, other.model), (one.state, other.state):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(mine[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+    for group, same in zip(found.groups, wanted.groups, strict=True):
+        assert group.buffer.counts.equal(same.buffer.counts)
+        for slot in range(group.buffer.retain):
+            for member, count in enumerate(group.buffer.counts[:, slot].tolist()):
+                rows = group.buffer.slot(slot)[member, :count]
+                assert rows.equal(same.buffer.slot(slot)[member, :count])
+
+
+@cache
+def uninterrupted(together: bool) -> tuple[PolicyStage, list[dict[str, list[float]]]]:
+    """The whole run and its reports."""
+    stage = stage_of(TOGETHER if together else LONE)
+    return stage, run(stage)
+
+
+@both
+@pytest.mark.parametrize("at", [0, 1, 7, 10, 13, 33, 59])
+def test_continues_bit_identically_from_a_snapshot(groups, at):
+    """At any update: within an interval of reports, of refreshes, of noise blocks."""
+    whole, wanted = uninterrupted(groups is TOGETHER)
+    first = stage_of(groups)
+    run(first, until=at)
+    saved = copied(first.snapshot())
+    second = stage_of(groups)
+    second.restore(saved)
+    assert second.step == at
+    reports = run(second)
+    assert reports == wanted[len(wanted) - len(reports) :]
+    _assert_same(second, whole)
+
+
+@both
+def test_a_snapshot_does_not_change_afterwards(groups):
+    stage = stage_of(groups, config(guard={"warmup": 30}))
+    run(stage, until=23)
+    saved, kept = stage.snapshot(), copied(stage.snapshot())
+    run(stage, until=45)
+    assert saved.plain == kept.plain
+    for part, same in (saved.model, kept.model), (saved.state, kept.state):
+        assert all(part[name].equal(value) for name, value in same.items())
+
+
+def test_continues_bit_identically_across_noise_blocks():
+    settings = config(num_updates=230)
+    whole, first, second = (stage_of(LONE[:1], settings) for _ in range(3))
+    run(whole, until=230)
+    run(first, until=117)
+    second.restore(copied(first.snapshot()))
+    run(second, until=230)
+    _assert_same(second, whole)
+
+
+@both
+@pytest.mark.parametrize("at", [13, 33])
+def test_continues_bit_identically_with_a_stopped_member(groups, at):
+    """A group that stopped long ago holds other refreshes than those that go on."""
+
+    def poisoned(seed: int) -> Callable[[PolicyStage], None]:
+        def poison(stage: PolicyStage) -> None:
+            group = stage.groups[0] if len(groups) == 1 else stage.groups[seed]
+            member = seed if len(groups) == 1 else 0
+            group.state["actor"]["weight.0"][member] = math.nan
+
+        return poison
+
+    for seed in (0, 1):
+        poison = poisoned(seed)
+        whole, first, second = stage_of(groups), stage_of(groups), stage_of(groups)
+        for stage in whole, first:
+            run(stage, until=3)
+            poison(stage)
+        run(whole)
+        run(first, until=at)
+        second.restore(copied(first.snapshot()))
+        run(second)
+        assert second.trips == whole.trips
+        assert second.trips[seed] is not None
+        _assert_same(second, whole)
+
+
+@both
+@pytest.mark.parametrize("at", [0, 20])
+def test_continues_bit_identically_with_one_group_behind(groups, at):
+    """A stop request comes when the second group has hardly begun, or not at all."""
+    whole, _ = uninterrupted(groups is TOGETHER)
+    first = stage_of(groups)
+    run(first, until=at)
+    calls: list[int] = []
+
+    def stop() -> bool:
+        calls.append(1)
+        return len(calls) > 1
+
+    first.advance(at + 10, stop)
+    second = stage_of(groups)
+    second.restore(copied(first.snapshot()))
+    assert [g.step for g in second.groups] == [g.step for g in first.groups]
+    run(second)
+    _assert_same(second, whole)
+
+
+@both
+def test_reference_losses_and_trips_survive_a_snapshot(groups):
+    guard = {"warmup": 20, "critic_loss_growth": 10.0}
+
+    def build(learner: Scribe) -> PolicyStage:
+        return stage_of(groups, config(guard=guard), learner)
+
+    first = build(Scribe(ruin=explode))
+    run(first, until=40)
+    saved = copied(first.snapshot())
+    # from here on the loss is large: only who knows its reference can tell
+    second = build(Scribe(loss=lambda seed, update: 50.0 if seed == 6 else 1.0))
+    second.restore(saved)
+    assert second.trips[1] == first.trips[1] is not None
+    run(second, until=50)
+    assert [trip and trip.step for trip in second.trips] == [None, 30, 50]
+
+
+@both
+def test_a_buffer_that_comes_out_differently_is_refused(groups):
+    first = stage_of(groups)
+    run(first, until=33)
+    saved = copied(first.snapshot())
+    blocks = saved.plain["blocks"][-1]
+    assert [refresh for refresh, _ in blocks] == [2, 3, 4]
+    digest = blocks[1][1]
+    digest[-1] = ("0" if digest[-1][0] != "0" else "1") + digest[-1][1:]
+    with pytest.raises(RunError, match="came out differently") as refusal:
+        stage_of(groups).restore(saved)
+    assert "\n" not in str(refusal.value)
+
+    other_policy = copied(first.snapshot())
+    other_policy.state["blocks/1/weight.0"][-1] += 1e-3
+    with pytest.raises(RunError, match="came out differently"):
+        stage_of(groups).restore(other_policy)
+
+
+def test_snapshot_holds_the_live_refreshes_only():
+    stage = stage_of(TOGETHER)
+    run(stage, until=50)
+    saved = stage.snapshot()
+    assert [refresh for refresh, _ in saved.plain["blocks"][0]] == [5, 6, 7]
+    policy = {name for name in saved.state if name.startswith("blocks/")}
+    names = stage.groups[0].learner.policy_parameters(stage.groups[0].state)
+    assert policy == {f"blocks/{slot}/{name}" for slot in range(3) for name in names}
+
+
+def test_restoring_keeps_references_good():
+    """Compiled updates and evaluations hold on to the tensors they were given."""
+    stage = stage_of(TOGETHER)
+    run(stage, until=10)
+    saved = copied(stage.snapshot())
+    before = flat(stage.groups[0].state)
+    run(stage, until=20)
+    stage.restore(saved)
+    after = flat(stage.groups[0].state)
+    assert all(after[name] is before[name] for name in before)
+    for name, value in saved.model.items():
+        assert stage.policy_parameters()[name.removeprefix("policy/")].equal(value)
