@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from worldrl.config.schema import TrainConfig
-from worldrl.errors import RunError
+from worldrl.errors import ConfigError, RunError
+from worldrl.imagination import buffer
 from worldrl.imagination.buffer import SyntheticBuffer
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import RolloutHealth, penalty_quantile
@@ -289,6 +290,16 @@ def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
     assert group.pessimism.weight.tolist() == pytest.approx([0.7] * 3)
     plain = stage_of(TOGETHER, config()).groups[0].pessimism
     assert plain.scale.tolist() == [1.0] * 3
+
+
+@both
+def test_memory_is_refused_for_all_members_together(monkeypatch, groups):
+    one = 4 * 3 * (9 * 2) * logged_rows().rows.shape[1]
+    monkeypatch.setattr(buffer, "available_memory", lambda device: 3 * one - 1)
+    with pytest.raises(ConfigError, match="the synthetic buffer needs"):
+        stage_of(groups)
+    monkeypatch.setattr(buffer, "available_memory", lambda device: 3 * one)
+    stage_of(groups)
 
 
 # -- reports and guards --------------------------------------------------------------------

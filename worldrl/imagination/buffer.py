@@ -26,7 +26,7 @@ class SyntheticBuffer:
     ) -> None:
         self.capacity = capacity
         self.retain = retain
-        check_memory(4 * members * retain * capacity * width, device)
+        check_memory(bytes_needed(members, retain, capacity, width), device)
         self.rows = torch.zeros(members, retain * capacity, width, device=device)
         self.counts = torch.zeros(members, retain, dtype=torch.int64, device=device)
 
@@ -63,6 +63,11 @@ class SyntheticBuffer:
     def flat_rows(self) -> Tensor:
         """``(P * retain * capacity, W)``, a view."""
         return self.rows.flatten(0, 1)
+
+
+def bytes_needed(members: int, retain: int, capacity: int, width: int) -> int:
+    """Size of the rows of a buffer, or of several buffers with as many members in all."""
+    return 4 * members * retain * capacity * width
 
 
 def check_memory(needed: int, device: torch.device) -> None:

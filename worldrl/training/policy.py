@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldrl.config.schema import BranchedSettings, GuardSettings, TrainConfig
 from worldrl.errors import RunError
-from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.imagination.buffer import SyntheticBuffer, bytes_needed, check_memory
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
     Ends,
@@ -70,6 +70,14 @@ class PolicyStage:
         if isinstance(config.imagination, BranchedSettings):
             assert worlds is not None
             assert ends is not None
+            # All groups at once: memory that one was given counts as free until it is written.
+            imagination = config.imagination
+            capacity = imagination.batch_size * imagination.horizon
+            members = sum(len(seeds) for seeds in groups)
+            check_memory(
+                bytes_needed(members, imagination.retain, capacity, logged.rows.shape[1]),
+                logged.rows.device,
+            )
             penalty = PENALTIES[config.imagination.penalty.kind]
             step = imagined_step(learner.act, penalty, ends)
             if autocast:
