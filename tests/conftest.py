@@ -18,6 +18,15 @@ torch.set_num_threads(1)  # tests run in parallel processes; tiny matrices gain 
 
 
 @pytest.fixture(autouse=True)
+def numerical_settings() -> Iterator[None]:
+    """A run in this process sets threads, determinism and denormals; the next test starts plain."""
+    yield
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
 def keep_denormals() -> Iterator[None]:
     """Runs flush denormal numbers to zero, for their process; other tests rely on them."""
     yield

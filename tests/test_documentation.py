@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from worldrl.cli.main import COMMANDS
+from worldrl.cli.main import COMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *REPOSITORY.glob("docs/*.md")]
 )
-SCRIPT = Path(sys.executable).with_name("worldrl")
 
 #: Run by .ci/run and by hand: they make environments of their own.
 RUN_ELSEWHERE = {
@@ -60,18 +57,21 @@ def smaller(words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md"])
-def test_every_command_of_the_page_runs(name: str, tmp_path: Path) -> None:
+def test_every_command_of_the_page_runs(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     shown = commands(REPOSITORY / name)
     assert len(shown) >= 5
-    (tmp_path / "mine.npz").touch()
     for words in shown:
         assert words[0] == "worldrl"
         if "mine.npz" in " ".join(words):
             continue  # stands for the reader's own file
-        done = subprocess.run(
-            [SCRIPT, *smaller(words)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+        code = main(smaller(words)[1:])
+        assert code == 0, f"{' '.join(words)}\n{capsys.readouterr().err}"
 
 
 def test_the_readme_shows_every_command() -> None:
@@ -83,7 +83,6 @@ def test_the_python_of_the_readme_runs(
 ) -> None:
     import worldrl
     from worldrl import api
-    from worldrl.cli.main import main
 
     (code,) = blocks(REPOSITORY / "README.md", "python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
