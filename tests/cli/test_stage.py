@@ -60,7 +60,7 @@ def test_pretrain_prints_one_json_object(
     tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    small = ["model.hidden=16", "model.max_epochs=2", "model.num_members=3", "model.num_elites=2"]
+    small = ["model.hidden=16", "model.max_epochs=2", "termination.kind=never"]
     found = result(
         ["pretrain", "ensemble", f"dataset={tiny_file}", *small, "--out", str(run), "--json"],
         capsys,
