@@ -40,7 +40,7 @@ FREE = Bounds(torch.full((S,), -math.inf), torch.full((S,), math.inf))
 
 
 class Toy(NamedTuple):
-    """Member n moves observations by ``n`` and pays ``100 n``; every dimension its own noise."""
+    """Member n moves observations by ``n``, pays ``100 n`` and has a deviation of its own."""
 
     elites: Tensor  # (P, E)
     deviation: Tensor  # (P, 1)
@@ -55,7 +55,7 @@ class Toy(NamedTuple):
         ruined = (observation[..., -1] < self.lethal)[:, None, :, None]
         mean = mean.masked_fill(ruined, math.nan)
         scale = torch.tensor([1.0, 0.5, 2.0, 3.0]) * self.deviation[:, None, None]
-        return Prediction(mean, scale.expand(mean.shape))
+        return Prediction(mean, (scale * (1 + 0.3 * member)).expand(mean.shape))
 
 
 class Setting(NamedTuple):
@@ -339,6 +339,14 @@ def test_terminal_rows_are_stored_once_and_leave():
         ends_at = {tuple(row) for row in batch.next_observation[ended].tolist()}
         assert not ends_at & {tuple(row) for row in batch.observation.tolist()}
         assert health.terminated_share[member].item() == pytest.approx(ended.float().mean().item())
+
+
+def test_ends_are_those_of_the_stored_observation():
+    """Clipped to below the limit, no row is beyond it."""
+    box = Bounds(torch.full((S,), -9.0), torch.full((S,), 3.9))
+    rows, health = roll(setting(limit=[4.0] * 3)._replace(bounds=box))
+    assert (health.clipped_share > 0).all()
+    assert not any(transitions(own).terminated.any() for own in rows)
 
 
 def test_the_horizon_does_not_terminate():

@@ -594,6 +594,17 @@ def test_reference_losses_and_trips_survive_a_snapshot(groups):
 
 
 @both
+def test_the_last_good_policy_survives_a_snapshot(groups):
+    first = stage_of(groups, learner=Scribe())
+    run(first, until=34)  # the last report, and so the last good policy, was at 30
+    second = stage_of(groups, learner=Scribe(ruin=lambda seed, update: math.nan))
+    second.restore(copied(first.snapshot()))
+    run(second, until=40)
+    assert [trip and trip.step for trip in second.trips] == [40] * 3
+    assert second.policy_parameters()["weight"].flatten().tolist() == [30.0] * 3
+
+
+@both
 def test_a_buffer_that_comes_out_differently_is_refused(groups):
     first = stage_of(groups)
     run(first, until=33)
