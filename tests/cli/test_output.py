@@ -51,5 +51,7 @@ def test_what_is_printed_meanwhile_goes_to_standard_error(
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     print_table({"steps": 1000, "return": -150.123456789, "run": Path("runs/x")})
     assert capsys.readouterr().out == "steps   1000\nreturn  -150.123\nrun     runs/x\n"
+    print_table({"loss": [0.123456789, 2.0], "one": [1.5]})
+    assert capsys.readouterr().out == "loss  0.123457, 2\none   1.5\n"
     print_table({})
     assert capsys.readouterr().out == ""

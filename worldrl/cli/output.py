@@ -34,6 +34,9 @@ def print_table(rows: Mapping[str, object]) -> None:
 
 
 def _text(value: object) -> str:
+    """A number with six digits; a list, such as one value a member, with commas."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value)
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
