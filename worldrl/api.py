@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldrl.config import loader
+from worldrl.config.loader import load_config
 from worldrl.config.schema import Config, PretrainConfig, TrainConfig
 from worldrl.data.dataset import load as load_dataset
 from worldrl.errors import ConfigError, RunError
@@ -24,6 +23,7 @@ from worldrl.training.run_directory import RunDirectory
 from worldrl.types import Policy
 
 if TYPE_CHECKING:
+    from worldrl.envs import Scoring
     from worldrl.evaluation.result import Result
 
 __all__ = [
@@ -36,25 +36,6 @@ __all__ = [
     "resume",
     "train",
 ]
-
-
-def load_config(
-    stage: Literal["pretrain", "train"],
-    recipe: str,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
-) -> Config:
-    """The settings of a recipe.
-
-    Args:
-        recipe: a shipped name or a path to a YAML file.
-        overrides: ``["a.b=c", ...]`` or ``{"a.b": c, ...}``.
-
-    Raises:
-        ConfigError: a name or a value is wrong.
-    """
-    if isinstance(overrides, Mapping):
-        overrides = [f"{key}={_as_text(value)}" for key, value in overrides.items()]
-    return loader.load_config(stage, recipe, overrides)
 
 
 def pretrain(config: Config, out: str | Path | None = None, quiet: bool = False) -> RunResult:
@@ -158,7 +139,7 @@ def evaluate(
         policy,
         policy.population,
         (policy.action_low, policy.action_high),
-        (policy.env_id, requested, allow),
+        _scoring(policy.env_id, requested, allow),
         episodes,
         seed,
         device,
@@ -169,34 +150,40 @@ def evaluate(
 def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:
     """Scores policies during training as ``settings.evaluation`` says."""
     evaluation = settings.evaluation
-    where = (recorded, evaluation.env_id, evaluation.allow_other_environment)
+    scoring = _scoring(recorded, evaluation.env_id, evaluation.allow_other_environment)
+    scoring.factory().close()  # says now, not after hours, what is missing
 
     def score(
         policy: Policy, population: int, action_low: Any, action_high: Any, device: Any
     ) -> dict[str, Any]:
         bounds = (action_low, action_high)
         result = _score(
-            policy, population, bounds, where, evaluation.episodes, evaluation.seed, device
+            policy, population, bounds, scoring, evaluation.episodes, evaluation.seed, device
         )
         return result.to_json()
 
     return score
 
 
+def _scoring(recorded: str | None, requested: str | None, allow_other: bool) -> Scoring:
+    from worldrl.envs import scoring_environment
+
+    return scoring_environment(recorded, requested, allow_other)
+
+
 def _score(
     policy: Policy,
     population: int,
     bounds: tuple[NDArray[Any], NDArray[Any]],
-    where: tuple[str | None, str | None, bool],
+    scoring: Scoring,
     episodes: int,
     seed: int,
     device: str | torch.device,
 ) -> Result:
-    from worldrl.envs import reference_scores, scoring_environment
+    from worldrl.envs import reference_scores
     from worldrl.evaluation.result import evaluation_result
     from worldrl.evaluation.returns import evaluate_returns
 
-    scoring = scoring_environment(*where)
     played = evaluate_returns(
         scoring.factory,
         policy,
@@ -214,11 +201,3 @@ def _score(
         recorded_env_id=scoring.recorded_env_id,
         reference=reference_scores(scoring.env_id),
     )
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_as_text(item) for item in value) + "]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -26,6 +26,7 @@ from worldrl.training.world_model import (
     members,
     save_world,
     where_episodes_end,
+    with_termination,
 )
 from worldrl.types import Transitions
 
@@ -145,7 +146,10 @@ def test_a_model_of_something_else_is_refused(facts, population, words):
     ],
 )
 def test_how_episodes_end_is_decided(settings, env_id, ends, size, wanted):
-    found = where_episodes_end(TerminationSettings(**settings), env_id, logged(ends, size))
+    rows = logged(ends, size)
+    found = where_episodes_end(
+        TerminationSettings(**settings), env_id, rows, torch.arange(len(rows.rows))
+    )
     assert found == wanted
     if found["kind"] != "learned":
         rule = ends_function(found, size)
@@ -165,8 +169,37 @@ def test_how_episodes_end_is_decided(settings, env_id, ends, size, wanted):
     ],
 )
 def test_what_cannot_be_decided_is_refused(settings, env_id, words):
+    rows = logged(0)
     with pytest.raises(ConfigError, match=words):
-        where_episodes_end(TerminationSettings(**settings), env_id, logged(0))
+        where_episodes_end(
+            TerminationSettings(**settings), env_id, rows, torch.arange(len(rows.rows))
+        )
+
+
+@pytest.mark.parametrize("kind", ["auto", "learned"])
+def test_ends_that_cannot_be_learned_from_are_refused(kind):
+    rows = logged(2)
+    goes_on = (rows.rows[:, -1] == 0).nonzero().squeeze(1)
+    with pytest.raises(ConfigError, match="no rule can be learned"):
+        where_episodes_end(TerminationSettings(kind=kind), None, rows, goes_on)
+
+
+def test_a_given_model_ends_episodes_as_asked():
+    rows, formula = logged(2), {"kind": "formula", "task": "halfcheetah"}
+
+    def decided(had: dict[str, Any], **settings: str) -> dict[str, Any]:
+        given = model(termination=had)
+        asked = with_termination(given, TerminationSettings(**settings), None, rows)
+        assert asked.world is given.world
+        return asked.facts["termination"]
+
+    assert decided(formula) == formula
+    assert decided(formula, kind="never") == {"kind": "never"}
+    assert decided({"kind": "never"}, task="halfcheetah") == formula
+    learned = {"kind": "learned", "recall": [1.0]}
+    assert decided(learned, kind="learned") == learned
+    with pytest.raises(ConfigError, match="trained without one"):
+        decided(formula, kind="learned")
 
 
 def test_learned_ends_are_those_of_the_head():

@@ -10,7 +10,7 @@ from typing import Any
 
 from worldrl.config.schema import Config, TrainConfig
 from worldrl.training import checkpoint
-from worldrl.training.metrics import MetricsWriter
+from worldrl.training.metrics import MetricsWriter, last_values
 from worldrl.training.progress import Progress
 from worldrl.training.run_directory import RunDirectory, RunState, Status
 from worldrl.training.signals import StopRequests
@@ -69,7 +69,8 @@ def run_stage(
     """
     config = session.config
     eval_every = config.eval_every if isinstance(config, TrainConfig) else 0
-    last: dict[str, Any] = {}
+    # Killed after its last checkpoint, a stage has nothing left to do but said what it found.
+    last = last_values(session.run.metrics_file, stage.name) if stage.finished else {}
     session.write_status("running", stage)
     unit = "updates" if stage.name == "train" else "steps"
     with Progress(stage.name, stage.total, unit, session.quiet, stage.step) as progress:

@@ -151,6 +151,16 @@ def truncate_after(path: Path, stage: str, step: int) -> None:
         _rewrite(path, kept)
 
 
+def last_values(path: Path, stage: str) -> Row:
+    """The metrics in the last row of a stage; empty where it has none.
+
+    Raises:
+        RunError: the file is missing, or damaged before its end.
+    """
+    rows = [row for row in read_metrics(path) if row["stage"] == stage]
+    return {name: value for name, value in rows[-1].items() if name not in RESERVED} if rows else {}
+
+
 def write_csv(path: Path) -> Path:
     """Write the rows of ``metrics.jsonl`` to ``metrics.csv`` beside it.
 

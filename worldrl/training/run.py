@@ -44,6 +44,7 @@ from worldrl.training.world_model import (
     members,
     save_world,
     where_episodes_end,
+    with_termination,
 )
 from worldrl.types import Learner, Policy
 
@@ -97,7 +98,12 @@ def start(
     """
     config = _with_whole_paths(config)
     with RunDirectory.create(out, config) as run:
-        return _Execution(run, config, quiet, scorers, None).execute()
+        try:
+            return _Execution(run, config, quiet, scorers, None).execute()
+        except WorldRLError:
+            if not run.status_file.exists():  # no stage began: the name is free for another try
+                run.remove()
+            raise
 
 
 def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None) -> RunResult:
@@ -152,6 +158,7 @@ class _Execution:
         )
         self._record(dataset)
         self.dataset, self.logged = dataset, logged(dataset, self.device)
+        self.scorer = self._scorer()
         self._launch()
         before = self.saved.plain if self.saved is not None else {"stage": "pretrain", "step": -1}
         for file in run.metrics_file, run.eval_file:
@@ -220,10 +227,18 @@ class _Execution:
                 )
             model = load_world(other.model, self.device)
         check_fits(model, self.logged, self.config.population, str(source))
-        return model
+        metadata = self.dataset.metadata
+        if model.facts["dataset_sha256"] != metadata.sha256:
+            print(
+                f"worldrl: warning: the model in {source} was trained on other data than "
+                f"{metadata.source}",
+                file=sys.stderr,
+            )
+        return with_termination(model, self.config.termination, metadata.env_id, self.logged)
 
     def _pretrain(self) -> WorldModel:
         config, logged = self.config, self.logged
+        env_id = self.dataset.metadata.env_id
         test = choose_test_episodes(self.dataset, config.model.test_ratio)
         trainable = logged.next_known & ~torch.from_numpy(test).to(self.device)[logged.episode]
         rows = trainable.nonzero().squeeze(1)
@@ -232,6 +247,7 @@ class _Execution:
                 f"{config.dataset.source} has {len(rows)} transition(s) with a known next "
                 "observation; a model needs at least 2, and thousands to be of use."
             )
+        decision = where_episodes_end(config.termination, env_id, logged, rows)
         per_epoch = max((len(rows) - holdout_size(config.model, len(rows))), 1)
         epochs = config.model.max_epochs or 30  # what early stopping usually takes
         calls = per_epoch // config.model.batch_size * epochs * config.population
@@ -247,7 +263,6 @@ class _Execution:
         if self.saved is not None and self.saved.plain["stage"] == "pretrain":
             stage.restore(_snapshot(self.saved, self.device))
         metrics = run_stage(stage, self.session)
-        decision = where_episodes_end(config.termination, self.dataset.metadata.env_id, logged)
         terminator: dict[str, Tensor] = {}
         if decision["kind"] == "learned":
             transitions = unpack(logged.rows[rows], logged.observation_size, logged.action_size)
@@ -264,7 +279,7 @@ class _Execution:
             "action_size": logged.action_size,
             "action_low": logged.action_low.tolist(),
             "action_high": logged.action_high.tolist(),
-            "env_id": self.dataset.metadata.env_id,
+            "env_id": env_id,
             "dataset_sha256": self.dataset.metadata.sha256,
             "seeds": self.seeds,
             "settings": config.model.model_dump(mode="json"),
@@ -329,13 +344,19 @@ class _Execution:
         state: RunState = "stopped_by_guard" if len(tripped) == config.population else "finished"
         return self._finish("train", stage.step, metrics, state)
 
-    def _evaluation(
-        self, stage: PolicyStage, learner: Learner
-    ) -> Callable[[int], Mapping[str, float]] | None:
+    def _scorer(self) -> Scorer | None:
+        """Asked for before anything is trained: an environment may turn out to be missing."""
         config = self.config
         if not isinstance(config, TrainConfig) or not config.eval_every or self.scorers is None:
             return None
-        scorer = self.scorers(config, self.dataset.metadata.env_id)
+        return self.scorers(config, self.dataset.metadata.env_id)
+
+    def _evaluation(
+        self, stage: PolicyStage, learner: Learner
+    ) -> Callable[[int], Mapping[str, float]] | None:
+        scorer = self.scorer
+        if scorer is None:
+            return None
 
         def evaluate(step: int) -> dict[str, float]:
             parameters = stage.policy_parameters()
@@ -345,7 +366,7 @@ class _Execution:
 
             record = scorer(
                 policy,
-                config.population,
+                self.config.population,
                 self.logged.action_low,
                 self.logged.action_high,
                 self.device,
@@ -370,6 +391,7 @@ class _Execution:
                 "env_id": dataset.metadata.env_id,
                 "return_mean": float(dataset.returns().mean()),
                 "return_max": float(dataset.returns().max()),
+                "warnings": dataset.metadata.warnings,
             },
         )
         if run.dataset_file.exists():
@@ -381,6 +403,8 @@ class _Execution:
                     "back, or start a new run on the new data."
                 )
             return
+        for warning in dataset.metadata.warnings:
+            print(f"worldrl: warning: {warning}", file=sys.stderr)
         run.write_environment(environment_record(str(self.device)))
         run.write_dataset(record)
 
@@ -427,12 +451,17 @@ def _device(setting: str) -> torch.device:
         device = torch.device(setting)
     except RuntimeError:
         raise ConfigError(f"device={setting} is no device; use auto, cpu, cuda or cuda:0") from None
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index is not None):
         raise ConfigError(f"device={setting} is not supported; use auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device={setting}, but torch {torch.__version__} finds no CUDA device here. Use "
             "device=cpu, or install a CUDA build of torch and check `worldrl doctor`."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={setting}, but there are {torch.cuda.device_count()} CUDA devices here, "
+            "counted from 0."
         )
     return device
 

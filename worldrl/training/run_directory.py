@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -124,6 +125,10 @@ class RunDirectory:
             run.close()
             raise
         return run
+
+    def remove(self) -> None:
+        """Take a new run off the disk; :meth:`create` had found its directory empty."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def close(self) -> None:
         """Unlock; a second call does nothing."""

@@ -120,15 +120,19 @@ def members(world: World, first: int, count: int) -> World:
 
 
 def where_episodes_end(
-    settings: TerminationSettings, env_id: str | None, logged: Logged
+    settings: TerminationSettings, env_id: str | None, logged: Logged, rows: Tensor
 ) -> dict[str, Any]:
     """Decide once how imagined episodes end; the decision is recorded with the model.
+
+    Args:
+        rows: ``(n,)`` numbers of the logged rows that a rule can be learned from.
 
     Returns:
         ``{"kind": "formula", "task": name}``, ``{"kind": "never"}`` or ``{"kind": "learned"}``.
 
     Raises:
-        ConfigError: a formula is asked for and none is known.
+        ConfigError: a formula is asked for and none is known, or a rule must be learned and
+            cannot be.
     """
     size = logged.observation_size
     found = None
@@ -152,7 +156,39 @@ def where_episodes_end(
         )
     if settings.kind == "never" or not ends:
         return {"kind": "never"}
+    if not bool(logged.rows[rows, -1].any()):
+        raise ConfigError(
+            f"logged episodes end, but no rule can be learned from them for environment {env_id!r}"
+            ": the next observations of the terminal rows are not in the data, or all those "
+            "episodes are kept to test the model on (model.test_ratio). Name a formula with "
+            "termination.task=..., or use termination.kind=never: imagined episodes then only "
+            "end at their horizon."
+        )
     return {"kind": "learned"}
+
+
+def with_termination(
+    model: WorldModel, settings: TerminationSettings, env_id: str | None, logged: Logged
+) -> WorldModel:
+    """A given model, ending episodes as the settings ask; ``auto`` leaves it as it is.
+
+    Raises:
+        ConfigError: no such formula is known, or a learned rule is asked for and the model has
+            none.
+    """
+    if settings == TerminationSettings():
+        return model
+    known = logged.next_known.nonzero().squeeze(1)
+    decision = where_episodes_end(settings, env_id, logged, known)
+    if decision["kind"] != "learned":
+        return model._replace(facts={**model.facts, "termination": decision})
+    if model.facts["termination"]["kind"] != "learned":
+        raise ConfigError(
+            f"termination.kind={settings.kind} asks for a learned rule, but the given model was "
+            "trained without one. Train a model with termination.kind=learned, or leave "
+            "termination out to end episodes as the model was told to."
+        )
+    return model
 
 
 def ends_function(decision: dict[str, Any], observation_size: int) -> Ends:

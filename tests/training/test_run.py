@@ -1,0 +1,81 @@
+"""What a run refuses before any work, and what a resumed run says at its end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldrl import api
+from worldrl.errors import WorldRLError
+from worldrl.training.run_directory import RunDirectory
+
+QUICK = {"num_updates": 20, "learner.hidden": [8], "learner.batch_size": 8, "log_every": 10}
+MODEL = {"model.hidden": [8], "model.max_epochs": 1, "threads": 1}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "words"),
+    [
+        ("mopo", {"dataset": "none.npz"}, "does not exist"),
+        ("mopo", {"termination.task": "hoper"}, "did you mean 'hopper'"),
+        ("mopo", {"termination.kind": "formula"}, "no formula is known"),
+        ("sac", {"eval_every": 10}, "does not name the environment"),
+        ("sac", {"eval_every": 10, "evaluation.env_id": "Nothing-v1"}, "no environment"),
+        ("sac", {"device": "cpu:3"}, "device=cpu:3 is not supported"),
+        ("mopo", {"model": "none"}, "there is no run directory"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_any_work_and_leaves_no_directory(
+    recipe: str, settings: dict[str, object], words: str, tiny_file: Path, tmp_path: Path
+) -> None:
+    config = api.load_config("train", recipe, {"dataset": tiny_file, **QUICK, **MODEL, **settings})
+    with pytest.raises(WorldRLError, match=words):
+        api.train(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_of_the_data_are_said_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zeros = np.zeros(40, np.float32)
+    np.savez(
+        tmp_path / "zero.npz",
+        observations=np.random.default_rng(0).normal(size=(40, 2)),
+        actions=np.zeros((40, 1), np.float32),
+        rewards=zeros,
+        terminated=zeros,
+    )
+    config = api.load_config("train", "bc", {"dataset": tmp_path / "zero.npz", **QUICK})
+    result = api.train(config, tmp_path / "run", quiet=True)
+    assert "worldrl: warning: all rewards are zero" in capsys.readouterr().err
+    recorded = json.loads((result.run / "dataset.json").read_text())["measures"]["warnings"]
+    assert any("all rewards are zero" in warning for warning in recorded)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "train"])
+def test_killed_after_its_last_checkpoint_a_run_still_ends_with_its_metrics(
+    stage: str, tiny_file: Path, tmp_path: Path
+) -> None:
+    given = {"dataset": tiny_file, **MODEL, "termination.kind": "never"}
+    if stage == "pretrain":
+        config = api.load_config("pretrain", "ensemble", given)
+        done = api.pretrain(config, tmp_path / "run", quiet=True)
+        model = tmp_path / "run" / "model"
+        before = (model / "model.json").read_bytes()
+        for file in model.iterdir():
+            file.unlink()
+        model.rmdir()
+    else:
+        config = api.load_config("train", "sac", {"dataset": tiny_file, **QUICK})
+        done = api.train(config, tmp_path / "run", quiet=True)
+    with RunDirectory.open(tmp_path / "run", exclusive=True) as run:
+        run.write_status(replace(run.read_status(), state="running", metrics={}))
+    again = api.resume(tmp_path / "run", quiet=True)
+    assert again.metrics.keys() == done.metrics.keys()
+    assert again.metrics == done.metrics
+    if stage == "pretrain":
+        assert (model / "model.json").read_bytes() == before
