@@ -20,7 +20,8 @@ SETTINGS = (
 def checked(
     finite: bool = True, limit: float = 100.0, reference: float | None = 1.0, **metrics: float
 ) -> Trip | None:
-    return check(GUARD, HEALTHY | metrics, finite, 5000, limit, reference)
+    """``limit`` is of values: a tenth of it is the largest reward, and 0.9 the discount."""
+    return check(GUARD, HEALTHY | metrics, finite, 5000, limit / 10, 0.9, reference)
 
 
 def test_a_healthy_member_goes_on():
@@ -55,6 +56,16 @@ def test_a_value_within_the_bound_does_not_trip(value):
     assert checked(value_mean=value) is None
 
 
+def test_the_entropy_to_come_is_part_of_what_is_allowed():
+    """Small rewards and a warm policy: values of 35 are right, and no divergence."""
+    warm = {"temperature": 0.78, "entropy": 4.1, "value_mean": 35.0}
+    assert checked(limit=1.0, **warm) is None  # 1 + 32
+    assert checked(limit=1.0, **warm | {"temperature": 0.0}) is not None
+    assert checked(limit=1.0, **warm | {"entropy": -4.1, "value_mean": -35.0}) is None
+    assert checked(limit=1.0, **warm | {"value_mean": 99.1}) is not None
+    assert checked(limit=1.0, **warm | {"value_mean": 98.0}) is None
+
+
 def test_a_growing_critic_loss_trips_after_the_warm_up_only():
     assert checked(critic_loss=100.0) is None
     assert checked(critic_loss=1e9, reference=None) is None
@@ -72,8 +83,8 @@ def test_a_reference_of_zero_is_no_division_by_zero():
 
 
 def test_learners_without_values_or_critics_trip_on_what_they_have():
-    assert check(GUARD, {"actor_loss": 1.0}, True, 10, 0.0, None) is None
-    assert check(GUARD, {"actor_loss": math.nan}, True, 10, 0.0, None) is not None
+    assert check(GUARD, {"actor_loss": 1.0}, True, 10, 0.0, 0.9, None) is None
+    assert check(GUARD, {"actor_loss": math.nan}, True, 10, 0.0, 0.9, None) is not None
 
 
 @pytest.mark.parametrize(

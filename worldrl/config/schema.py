@@ -149,7 +149,8 @@ class GuardSettings(Settings):
 
     enabled: bool = True
     value_bound: PositiveFloat = 3.0
-    """Trip when |mean Q| exceeds this times max |reward| / (1 - discount)."""
+    """Trip when |mean Q| exceeds this times max |reward| / (1 - discount); to the largest reward
+    comes the policy's entropy times its temperature."""
     critic_loss_growth: PositiveFloat = 100.0
     """Trip when the critic loss exceeds this times its value right after the warm-up."""
     warmup: NonNegativeInt = 2_000

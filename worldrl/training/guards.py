@@ -31,7 +31,8 @@ def check(
     metrics: Mapping[str, float],
     finite: bool,
     step: int,
-    value_limit: float,
+    reward_limit: float,
+    discount: float,
     reference_loss: float | None,
 ) -> Trip | None:
     """Look at one member's metrics.
@@ -39,16 +40,20 @@ def check(
     Args:
         metrics: of the last interval.
         finite: every tensor of the learner is finite.
-        value_limit: the largest value that logged rewards allow, max |reward| / (1 - discount).
+        reward_limit: the largest logged reward, in size.
+        discount: of the values.
         reference_loss: the critic loss right after the warm-up; None before.
     """
     if not finite or not all(math.isfinite(value) for value in metrics.values()):
         return Trip(f"a weight or a metric is not finite; {REMEDY}", step)
     value = metrics.get("value_mean", 0.0)
-    if abs(value) > guard.value_bound * value_limit:
+    # A soft value also counts the entropy to come: where rewards are small that is most of it.
+    bonus = metrics.get("temperature", 0.0) * abs(metrics.get("entropy", 0.0))
+    limit = (reward_limit + bonus) / (1 - discount)
+    if abs(value) > guard.value_bound * limit:
         return Trip(
             f"mean Q is {value:.4g}, beyond {guard.value_bound:g} times what the logged rewards "
-            f"allow ({value_limit:.4g}): the critic is diverging; {REMEDY}",
+            f"and the policy's entropy allow ({limit:.4g}): the critic is diverging; {REMEDY}",
             step,
         )
     loss = metrics.get("critic_loss", 0.0)

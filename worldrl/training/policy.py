@@ -333,7 +333,8 @@ class PolicyGroup:
                     own,
                     bool(finite[member]),
                     self.step,
-                    self.reward_limit / (1 - self.learner.discount),
+                    self.reward_limit,
+                    self.learner.discount,
                     self.reference_loss[member],
                 )
             if self.trips[member] is None:
