@@ -21,7 +21,8 @@ class AdamState(NamedTuple):
 
     first: Parameters
     second: Parameters
-    count: Tensor  # (P,) float64: float32 would round 1 - 0.999 by 3e-5
+    # (P,) float64: float32 would round 1 - 0.999 by 3e-5. Hides tuple.count, which nothing calls.
+    count: Tensor  # type: ignore[assignment]
 
 
 def adam_init(parameters: Parameters) -> AdamState:

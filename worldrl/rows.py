@@ -32,8 +32,8 @@ def pack(transitions: Transitions) -> Tensor:
 
 def unpack(rows: Tensor, observation_size: int, action_size: int) -> Transitions:
     """``(..., B, W) -> Transitions`` of views."""
-    observation, action, reward, next_observation, terminated = rows.split(
-        [observation_size, action_size, 1, observation_size, 1], -1
+    observation, action, reward, next_observation, terminated = torch.split(
+        rows, [observation_size, action_size, 1, observation_size, 1], -1
     )
     return Transitions(
         observation, action, reward.squeeze(-1), next_observation, terminated.squeeze(-1)

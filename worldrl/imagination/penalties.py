@@ -36,7 +36,8 @@ def none(prediction: Prediction) -> Tensor:
 
 def max_aleatoric(prediction: Prediction) -> Tensor:
     """Largest member norm of the standard-deviation vector (MOPO, arXiv 2005.13239, code)."""
-    return prediction.std.norm(dim=-1).amax(1)
+    largest: Tensor = prediction.std.norm(dim=-1).amax(1)
+    return largest
 
 
 def max_dev_from_mean(prediction: Prediction) -> Tensor:
@@ -45,7 +46,8 @@ def max_dev_from_mean(prediction: Prediction) -> Tensor:
     MOPO's ensemble-penalty ablation; called "pairwise-diff" in OfflineRL-Kit.
     """
     mean = prediction.mean[..., :-1]
-    return (mean - mean.mean(1, keepdim=True)).norm(dim=-1).amax(1)
+    largest: Tensor = (mean - mean.mean(1, keepdim=True)).norm(dim=-1).amax(1)
+    return largest
 
 
 def max_pairwise_diff(prediction: Prediction) -> Tensor:

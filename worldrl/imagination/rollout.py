@@ -159,9 +159,18 @@ def imagine(
         parts = []
         for first in range(0, width, chunk):
             here = slice(first, first + chunk)
-            inputs = (observation[:, here], action_noise[:, here], elite[:, here])
-            padded = [_padded(value, chunk) for value in (*inputs, model_noise[:, here])]
-            parts.append(step(world, policy, *padded, pessimism, bounds))
+            parts.append(
+                step(
+                    world,
+                    policy,
+                    _padded(observation[:, here], chunk),
+                    _padded(action_noise[:, here], chunk),
+                    _padded(elite[:, here], chunk),
+                    _padded(model_noise[:, here], chunk),
+                    pessimism,
+                    bounds,
+                )
+            )
         imagined = Imagined(*(torch.cat(parts, 1)[:, :width] for parts in zip(*parts, strict=True)))
         rows = imagined.rows
         position = torch.arange(width, device=device)

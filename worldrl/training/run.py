@@ -160,7 +160,9 @@ class _Execution:
         self.dataset, self.logged = dataset, logged(dataset, self.device)
         self.scorer = self._scorer()
         self._launch()
-        before = self.saved.plain if self.saved is not None else {"stage": "pretrain", "step": -1}
+        before: dict[str, Any] = {"stage": "pretrain", "step": -1}
+        if self.saved is not None:
+            before = self.saved.plain
         for file in run.metrics_file, run.eval_file:
             truncate_after(file, before["stage"], before["step"])
         tensorboard = run.path / "tensorboard" if config.tensorboard else None

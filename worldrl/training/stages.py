@@ -109,7 +109,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Tensor]:
     """References to the tensors of nested dictionaries and named tuples, by "/"-joined names."""
     if isinstance(tree, Tensor):
         return {prefix: tree}
-    items = tree._asdict().items() if isinstance(tree, tuple) else tree.items()
+    items = tree.items() if isinstance(tree, dict) else tree._asdict().items()
     found: dict[str, Tensor] = {}
     for name, value in items:
         found.update(flat(value, f"{prefix}/{name}" if prefix else name))

@@ -23,9 +23,9 @@ from worldrl.models.ensemble import (
     gaussian_loss,
     init_ensemble,
     layer_weight_decay,
-    num_layers,
     standardize,
 )
+from worldrl.models.mlp import num_layers
 from worldrl.optim import AdamState, adam_init, adam_step
 from worldrl.random import draw, generator
 from worldrl.training.compilation import compiled
@@ -276,8 +276,8 @@ def _model_batch(
 ) -> tuple[Tensor, Tensor]:
     """Standardised inputs and targets of logged ``rows`` ``(P, ...)``."""
     size, width = logged.observation_size, logged.action_size
-    observation, action, reward, next_observation, _ = logged.rows[rows].split(
-        [size, width, 1, size, 1], -1
+    observation, action, reward, next_observation, _ = torch.split(
+        logged.rows[rows], [size, width, 1, size, 1], -1
     )
     delta = torch.cat([next_observation - observation, reward], -1)
     shape = (rows.shape[0], *(1,) * (rows.dim() - 1), -1)
@@ -316,7 +316,8 @@ def _train_step(
             return gaussian_loss(parameters, x, y, settings.log_variance_bound_weight)
 
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            gradients, (_, error) = grad_and_value(loss, has_aux=True)(parameters)
+            gradients, (_, aux) = grad_and_value(loss, has_aux=True)(parameters)
+        error: Tensor = aux
         rate = torch.full_like(error, settings.learning_rate)
         decay = layer_weight_decay(settings.weight_decay, num_layers(parameters))
         adam_step(parameters, gradients, adam, rate, decay)
