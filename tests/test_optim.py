@@ -75,7 +75,7 @@ def test_fifty_steps_equal_torch_adam_for_every_member(dtype, tolerance, betas, 
             torch.testing.assert_close(parameters[name][member], value, **close)
             torch.testing.assert_close(state.first[name][member], own["exp_avg"], **close)
             torch.testing.assert_close(state.second[name][member], own["exp_avg_sq"], **close)
-    assert state.count.equal(torch.full((len(RATES),), float(STEPS), dtype=torch.float64))
+    assert state.steps.equal(torch.full((len(RATES),), float(STEPS), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -104,7 +104,7 @@ def test_members_may_stand_at_different_counts():
     """A member that starts later is corrected for its own number of steps."""
     late = {"value": torch.tensor([1.0, 1.0], dtype=torch.float64)}
     state = adam_init(late)
-    state.count[0] = 1000.0
+    state.steps[0] = 1000.0
     gradient = {"value": torch.full((2,), 0.5, dtype=torch.float64)}
     adam_step(late, gradient, state, torch.full((2,), 0.1, dtype=torch.float64))
     first = 1.0 - 0.1  # m/sqrt(v) of a first step is the sign of the gradient
@@ -124,12 +124,12 @@ def test_decay_is_added_to_the_gradient_and_not_to_the_weight():
 def test_tensors_are_changed_in_place_and_inputs_are_not():
     parameters = fresh_parameters(torch.float32)
     state = adam_init(parameters)
-    references = [*parameters.values(), *state.first.values(), *state.second.values(), state.count]
+    references = [*parameters.values(), *state.first.values(), *state.second.values(), state.steps]
     before = [value.clone() for value in references]
     gradient = gradients(0, parameters)
     kept = {name: value.clone() for name, value in gradient.items()}
     adam_step(parameters, gradient, state, torch.tensor(RATES), DECAY)
-    now = [*parameters.values(), *state.first.values(), *state.second.values(), state.count]
+    now = [*parameters.values(), *state.first.values(), *state.second.values(), state.steps]
     assert all(a is b for a, b in zip(references, now, strict=True))
     assert not any(a.equal(b) for a, b in zip(before, now, strict=True))
     assert all(gradient[name].equal(kept[name]) for name in kept)
@@ -143,5 +143,5 @@ def test_initial_state_is_zero_and_as_the_parameters():
             n: (v.shape, v.dtype) for n, v in parameters.items()
         }
         assert not any(value.any() for value in moments.values())
-    assert state.count.dtype == torch.float64
-    assert state.count.equal(torch.zeros(3, dtype=torch.float64))
+    assert state.steps.dtype == torch.float64
+    assert state.steps.equal(torch.zeros(3, dtype=torch.float64))

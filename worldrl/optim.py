@@ -21,8 +21,7 @@ class AdamState(NamedTuple):
 
     first: Parameters
     second: Parameters
-    # (P,) float64: float32 would round 1 - 0.999 by 3e-5. Hides tuple.count, which nothing calls.
-    count: Tensor  # type: ignore[assignment]
+    steps: Tensor  # (P,) float64: float32 would round 1 - 0.999 by 3e-5
 
 
 def adam_init(parameters: Parameters) -> AdamState:
@@ -55,9 +54,9 @@ def adam_step(
             (the gradient of half the squared norm; not AdamW). Absent names have none.
     """
     beta1, beta2 = betas
-    state.count.add_(1)
-    root = (1 - beta2**state.count).sqrt()
-    rate = learning_rate * (root / (1 - beta1**state.count)).to(learning_rate.dtype)  # (P,)
+    state.steps.add_(1)
+    root = (1 - beta2**state.steps).sqrt()
+    rate = learning_rate * (root / (1 - beta1**state.steps)).to(learning_rate.dtype)  # (P,)
     floor = (eps * root).to(learning_rate.dtype)
     decay = weight_decay or {}
     for name, value in parameters.items():

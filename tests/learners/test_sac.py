@@ -238,7 +238,7 @@ def _assert_equals(state: Any, reference: Reference, member: int) -> None:
         first = state["temperature_adam"].first["log_value"][member]
         torch.testing.assert_close(first, moments["exp_avg"], **close)
     else:
-        assert not state["temperature_adam"].count.any()
+        assert not state["temperature_adam"].steps.any()
 
 
 # -- population ----------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_compiled_equals_eager():
     for part in "actor", "critic", "target", "temperature":
         for name, value in eager[part].items():
             torch.testing.assert_close(graph[part][name], value, rtol=1e-4, atol=1e-4)
-    assert graph["actor_adam"].count.equal(eager["actor_adam"].count)
+    assert graph["actor_adam"].steps.equal(eager["actor_adam"].steps)
 
 
 # -- the policy ----------------------------------------------------------------------------
@@ -408,7 +408,7 @@ def test_cosine_schedule_runs_from_the_whole_rate_to_none():
     state = state_of(sac)
     like = torch.zeros(P)
     for count, share in (0, 1.0), (25, (1 + 0.5**0.5) / 2), (50, 0.5), (100, 0.0), (200, 0.0):
-        state["actor_adam"].count.fill_(count)
+        state["actor_adam"].steps.fill_(count)
         rate = sac.actor_rate(state, like)
         assert rate.dtype == torch.float32
         torch.testing.assert_close(rate, torch.full((P,), 0.5 * share), atol=1e-7, rtol=1e-6)

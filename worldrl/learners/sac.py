@@ -150,7 +150,7 @@ class SAC:
         rate = self.settings.actor_learning_rate
         if self.settings.actor_schedule == "constant":
             return torch.full_like(like, rate)
-        progress = (state["actor_adam"].count / self.num_updates).clamp(max=1.0)
+        progress = (state["actor_adam"].steps / self.num_updates).clamp(max=1.0)
         factor = 0.5 * (1 + torch.cos(math.pi * progress))
         return (rate * factor).to(like.dtype)
 

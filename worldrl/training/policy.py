@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -84,8 +85,8 @@ class PolicyStage:
                 step = _autocast(step, logged.rows.device.type)
             step = compiled(step, compile_rollout)
         self.groups = [
-            PolicyGroup(config, learner, seeds, logged, worlds and worlds[index], update, step)
-            for index, seeds in enumerate(groups)
+            PolicyGroup(config, learner, seeds, logged, world, update, step)
+            for seeds, world in zip(groups, worlds or repeat(None, len(groups)), strict=True)
         ]
 
     @property
