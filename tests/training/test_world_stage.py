@@ -359,6 +359,7 @@ def test_reports_mean_errors_since_the_last_report():
     assert report["epoch"].tolist() == [0.0, 0.0]
     group.advance(6, go_on)
     assert group.report()["train_mse"].tolist() == [5.5, 5.5]
+    assert group.report()["train_mse"].isnan().all()  # no step since then
 
 
 def test_ends_at_the_most_epochs():

@@ -287,7 +287,7 @@ class _Execution:
             "settings": config.model.model_dump(mode="json"),
             "termination": decision,
             "steps": stage.step,
-            "metrics": metrics | summary(quality),
+            "metrics": finite(metrics | summary(quality)),
             "quality": quality.to_json(),
         }
         return WorldModel(world, facts)

@@ -242,8 +242,11 @@ class EnsembleGroup:
         return Ensemble(self.best, self.inputs, self.targets, elites)
 
     def report(self) -> dict[str, Tensor]:
-        """Per seed: training error since the last report, best holdout error, epochs."""
-        loss = self.loss_sum / self.loss_count.clamp(min=1)
+        """Per seed: training error since the last report, best holdout error, epochs.
+
+        The training error of a group that took no step since then is NaN.
+        """
+        loss = self.loss_sum / self.loss_count
         self.loss_sum.zero_()
         self.loss_count.zero_()
         return {
