@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from worldrl.errors import RunError
 from worldrl.optim import AdamState
 from worldrl.training import compilation
 from worldrl.training.compilation import compiled, compiler_available, should_compile
@@ -71,6 +72,14 @@ def test_copying_keeps_the_tensors():
     copy_into(target, {"a": torch.ones(2), "b": torch.ones(1), "more": torch.ones(1)})
     assert target["a"] is before
     assert before.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("source", [{"a": torch.ones(2)}, {"a": torch.ones(2), "b": torch.ones(3)}])
+def test_tensors_of_another_version_are_refused_and_change_nothing(source):
+    target = {"a": torch.zeros(2), "b": torch.zeros(1)}
+    with pytest.raises(RunError, match="does not hold 'b'"):
+        copy_into(target, source)
+    assert not target["a"].any()
 
 
 def test_auto_compiles_long_runs_where_there_is_a_compiler(monkeypatch):

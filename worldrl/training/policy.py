@@ -391,14 +391,10 @@ class PolicyGroup:
     ) -> None:
         """Continue from saved tensors; refuses a buffer that does not come out as it was."""
         self.step, self.trips = step, trips
-        names = list(self.learner.policy_parameters(self.state))
+        policy = self.learner.policy_parameters(self.state)
         self.blocks = [
-            block._replace(
-                policy={
-                    name: tensors[f"blocks/{slot}/{name}"].to(self.sums.device) for name in names
-                }
-            )
-            for slot, block in enumerate(blocks)
+            block._replace(policy={name: torch.empty_like(value) for name, value in policy.items()})
+            for block in blocks
         ]
         copy_into(self.tensors(), tensors)
         for block in self.blocks:

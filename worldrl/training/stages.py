@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from worldrl.errors import RunError
+
 
 class Snapshot(NamedTuple):
     """What a checkpoint of a stage holds; tensors carry the whole population axis P."""
@@ -100,7 +102,18 @@ def split(joined: dict[str, Tensor], sizes: Iterable[int]) -> list[dict[str, Ten
 
 
 def copy_into(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
-    """Overwrite flat tensors in place, so that references to them stay good."""
+    """Overwrite flat tensors in place, so that references to them stay good.
+
+    Raises:
+        RunError: ``source`` lacks one, or has it in another shape.
+    """
+    for name, value in target.items():
+        if name not in source or source[name].shape != value.shape:
+            raise RunError(
+                f"the checkpoint does not hold '{name}' as this worldrl trains it: another version "
+                "wrote it, or its config.yaml was changed. Resume with the version named in "
+                "environment.json and the settings as they were, or start a new run."
+            )
     for name, value in target.items():
         value.copy_(source[name])
 
