@@ -79,3 +79,14 @@ def test_killed_after_its_last_checkpoint_a_run_still_ends_with_its_metrics(
     assert again.metrics == done.metrics
     if stage == "pretrain":
         assert (model / "model.json").read_bytes() == before
+
+
+def test_the_world_model_records_how_good_it_is(tiny_file: Path, tmp_path: Path) -> None:
+    given = {"dataset": tiny_file, **MODEL, "termination.kind": "never", "population": 2}
+    api.pretrain(api.load_config("pretrain", "ensemble", given), tmp_path / "run", quiet=True)
+    facts = json.loads((tmp_path / "run" / "model" / "model.json").read_text())["plain"]
+    quality = facts["quality"]
+    assert len(quality["one_step"]["nll"]) == len(facts["metrics"]["test_nll"]) == 2
+    assert quality["terminal"]["precision"] == [None, None]  # never: it predicts no end
+    assert len(quality["terminal"]["recall"]) == 2
+    assert quality["open_loop"] is None  # 12 episodes: none can be spared

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldrl.data.dataset import Dataset
 from worldrl.evaluation.model_error import ModelErrorReport, measure, segments
+from worldrl.imagination.rollout import Ends
 from worldrl.models.world import World
 from worldrl.random import generator
 from worldrl.rows import unpack
@@ -39,13 +40,15 @@ def measure_world(
     test_episodes: NDArray[np.bool_],
     holdout: Tensor,
     seeds: Sequence[int],
+    ends: Ends,
 ) -> ModelErrorReport:
-    """One-step error, calibration and open-loop error of every member's world.
+    """One-step error, calibration, open-loop error and ends of every member's world.
 
     Args:
         test_episodes: ``(E,)``; without any, the rows held out for early stopping serve for the
             one-step measures, and open-loop error is not measured.
         holdout: ``(P, H)`` row numbers held out for early stopping.
+        ends: the rule that imagined episodes will end by, compared with the logged ends.
     """
     recorded = None
     if test_episodes.any():
@@ -59,7 +62,11 @@ def measure_world(
             device=logged.rows.device,
         )
     batch = unpack(logged.rows[holdout], logged.observation_size, logged.action_size)
-    return measure(world.ensemble, batch, seeds, recorded)
+
+    def rule(observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
+        return ends(world.terminator, observation, action, next_observation)
+
+    return measure(world.ensemble, batch, seeds, recorded, rule)
 
 
 def summary(report: ModelErrorReport) -> dict[str, list[float]]:

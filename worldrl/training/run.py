@@ -275,7 +275,10 @@ class _Execution:
             }
         tensors = join([flat(ensemble) for ensemble in stage.ensembles()])
         world = World(ensemble_from(tensors), terminator)
-        quality = measure_world(world, self.dataset, logged, test, stage.holdout(), self.seeds)
+        ends = ends_function(decision, logged.observation_size)
+        quality = measure_world(
+            world, self.dataset, logged, test, stage.holdout(), self.seeds, ends
+        )
         facts = {
             "observation_size": logged.observation_size,
             "action_size": logged.action_size,
