@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import string
 import subprocess
 import sys
 import textwrap
@@ -14,8 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from worldrl.errors import RunError
@@ -471,29 +468,3 @@ def test_saving_a_model_leaves_strangers_alone(tmp_path: Path) -> None:
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"model\.json is missing"):
         checkpoint.load_model(tmp_path)
-
-
-# --- names of tensors -----------------------------------------------------------------------------
-
-NAMES = st.text(string.ascii_lowercase + "._ ", min_size=1, max_size=5)
-LEAVES = st.integers(0, 5).map(lambda value: torch.tensor(value))
-TREES = st.recursive(LEAVES, lambda tree: st.dictionaries(NAMES, tree, min_size=1, max_size=4))
-
-
-@given(st.dictionaries(NAMES, TREES, max_size=4))
-def test_flatten_and_unflatten_are_inverse(tree: dict[str, object]) -> None:
-    flat = checkpoint.flatten(tree)
-    assert all(isinstance(tensor, Tensor) for tensor in flat.values())
-    assert checkpoint.unflatten(flat) == tree
-
-
-@pytest.mark.parametrize("tree", [{"a/b": torch.ones(1)}, {"a": {"": torch.ones(1)}}])
-def test_ambiguous_names_are_refused(tree: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="not a name"):
-        checkpoint.flatten(tree)
-
-
-@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
-def test_a_name_cannot_be_a_tensor_and_a_branch(names: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match="tensor"):
-        checkpoint.unflatten(dict.fromkeys(names, torch.ones(1)))

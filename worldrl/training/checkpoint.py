@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -42,8 +42,6 @@ from worldrl.training.run_directory import RunDirectory
 
 SCHEMA_VERSION = 1
 LAST = "last"
-
-Tree: TypeAlias = Mapping[str, "Tensor | Tree"]
 
 
 class Checkpoint(NamedTuple):
@@ -79,7 +77,7 @@ def save(
 
     Args:
         run: a run that this process has locked.
-        model, state: flat names to tensors (:func:`flatten`); they may be on any device, share
+        model, state: flat names to tensors; they may be on any device, share
             storage, and be non-contiguous.
         plain: JSON-able; str keys.
         keep: how many checkpoints stay, this one included.
@@ -167,43 +165,6 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> SavedModel:
     """
     tensors, record = _read_folder(path, ("model",), "model.json", device)
     return SavedModel(tensors["model"], record["plain"])
-
-
-def flatten(tree: Tree) -> dict[str, Tensor]:
-    """Nested names to one level, joined by ``/``; branches without a tensor vanish.
-
-    Raises:
-        ValueError: a name is empty or holds a ``/``.
-    """
-    flat: dict[str, Tensor] = {}
-    for name, value in tree.items():
-        if not name or "/" in name:
-            raise ValueError(f"not a name for a tensor: {name!r}")
-        if isinstance(value, Tensor):
-            flat[name] = value
-        else:
-            flat.update({f"{name}/{rest}": leaf for rest, leaf in flatten(value).items()})
-    return flat
-
-
-def unflatten(flat: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The inverse of :func:`flatten`.
-
-    Raises:
-        ValueError: a name is both a tensor and a branch.
-    """
-    tree: dict[str, Any] = {}
-    for name, tensor in flat.items():
-        *branches, leaf = name.split("/")
-        node = tree
-        for branch in branches:
-            node = node.setdefault(branch, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"{name!r} runs through a tensor")
-        if leaf in node:
-            raise ValueError(f"{name!r} is both a tensor and a branch")
-        node[leaf] = tensor
-    return tree
 
 
 # --- folders of tensors -----------------------------------------------------------------------
