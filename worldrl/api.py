@@ -85,7 +85,7 @@ class LoadedPolicy:
         self.env_id: str | None = facts["env_id"]
         self.action_low = np.asarray(facts["action_low"], np.float32)
         self.action_high = np.asarray(facts["action_high"], np.float32)
-        self._learner = LEARNERS[settings.learner.kind](  # type: ignore[call-arg]
+        self._learner = LEARNERS[settings.learner.kind](
             settings.learner, self.observation_size, len(self.action_low), settings.num_updates
         )
         self._parameters = {

@@ -18,18 +18,16 @@ from pydantic import (
 )
 
 from worldrl.config.base import Settings
-from worldrl.config.learners import Learner, SACSettings
+from worldrl.config.learners import Hidden, Learner, SACSettings
 
-Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-
-PENALTIES = (
+PenaltyKind = Literal[
     "none",
     "max_aleatoric",
     "max_dev_from_mean",
     "max_pairwise_diff",
     "ensemble_std",
     "mean_std",
-)
+]
 
 
 class DatasetSettings(Settings):
@@ -67,8 +65,8 @@ class EnsembleSettings(Settings):
     holdout_ratio: float = Field(default=0.2, gt=0, lt=1)
     max_holdout: PositiveInt = 1000
     test_ratio: float = Field(default=0.02, ge=0, lt=0.5)
-    """Share of the episodes that no part of training sees, to measure the model on; none of
-    fewer than 20 episodes."""
+    """Share of the episodes that the model does not learn from, to measure it on; none of fewer
+    than 20 episodes. The policy's stage uses them as it uses the others."""
 
     @model_validator(mode="after")
     def _elites_are_members(self) -> Self:
@@ -93,14 +91,7 @@ class TerminationSettings(Settings):
 class PenaltySettings(Settings):
     """Pessimism: reward - weight * penalty."""
 
-    kind: Literal[
-        "none",
-        "max_aleatoric",
-        "max_dev_from_mean",
-        "max_pairwise_diff",
-        "ensemble_std",
-        "mean_std",
-    ] = "max_aleatoric"
+    kind: PenaltyKind = "max_aleatoric"
     weight: NonNegativeFloat = 0.5
     scale: Literal["none", "dataset_quantile"] = "none"
     """dataset_quantile divides by the 0.95 quantile of the penalty on the data."""

@@ -7,25 +7,18 @@ its quantile on the data.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
+from worldrl.config.schema import PenaltyKind
 from worldrl.registry import Registry
 from worldrl.types import Penalty, Prediction
 
 PENALTIES: Registry[Penalty] = Registry(
     "penalty",
-    {
-        name: f"worldrl.imagination.penalties:{name}"
-        for name in (
-            "none",
-            "max_aleatoric",
-            "max_dev_from_mean",
-            "max_pairwise_diff",
-            "ensemble_std",
-            "mean_std",
-        )
-    },
+    {name: f"worldrl.imagination.penalties:{name}" for name in get_args(PenaltyKind)},
 )
 
 

@@ -1,10 +1,15 @@
 """Policy learners: each improves a policy from batches, wherever they came from."""
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 from worldrl.registry import Registry
 from worldrl.types import Learner
 
-#: ``kind -> function (settings, observation_size, action_size, num_updates) -> Learner``
-LEARNERS: Registry[type[Learner]] = Registry(
+#: ``(settings of its kind, observation_size, action_size, num_updates) -> Learner``
+LearnerFactory: TypeAlias = Callable[[Any, int, int, int], Learner]
+
+LEARNERS: Registry[LearnerFactory] = Registry(
     "learner",
     {
         "sac": "worldrl.learners.sac:SAC",

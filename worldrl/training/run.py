@@ -300,7 +300,7 @@ class _Execution:
     def _policy(self, model: WorldModel | None) -> RunResult:
         config, logged = self.config, self.logged
         assert isinstance(config, TrainConfig)
-        learner = LEARNERS[config.learner.kind](  # type: ignore[call-arg]
+        learner = LEARNERS[config.learner.kind](
             config.learner, logged.observation_size, logged.action_size, config.num_updates
         )
         worlds, ends = None, None
