@@ -11,7 +11,7 @@ from worldrl.config.schema import BranchedSettings
 
 ALL = [(stage, name) for stage in recipes.STAGES for name in recipes.shipped(stage)]
 
-# imagination.md section 4.3: OfflineRL-Kit's column; for random, which it lacks, the paper's.
+# (horizon, weight) of OfflineRL-Kit; for random, which it lacks, the paper's.
 MOPO = {
     "halfcheetah-random-v2": (5, 0.5),
     "hopper-random-v2": (5, 1.0),

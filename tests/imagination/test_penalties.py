@@ -1,4 +1,4 @@
-"""Every penalty against a loop written from the formulas of imagination.md section 3."""
+"""Every penalty against a loop written from its formula."""
 
 from __future__ import annotations
 

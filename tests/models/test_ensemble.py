@@ -69,7 +69,7 @@ def reference_forward(
 
 
 def reference_loss(parameters: Parameters, inputs: Tensor, targets: Tensor) -> float:
-    """imagination.md 1.2 without the weight decay, summed over seeds."""
+    """The published loss without the weight decay, summed over seeds."""
     total = 0.0
     for seed in range(P):
         for member in range(N):

@@ -19,7 +19,7 @@ class LearnerSettings(Settings):
 
 
 class SACSettings(LearnerSettings):
-    """Soft actor-critic; the variants of imagination.md section 4.2 are settings."""
+    """Soft actor-critic; what MOPO, MOBILE and RAVL each do otherwise is a setting."""
 
     kind: Literal["sac"] = "sac"
     hidden: Hidden = (256, 256)

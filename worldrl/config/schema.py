@@ -42,7 +42,7 @@ class DatasetSettings(Settings):
 
 
 class EnsembleSettings(Settings):
-    """Probabilistic dynamics ensemble (imagination.md section 1)."""
+    """Probabilistic dynamics ensemble (Chua et al. 2018, arXiv 1805.12114)."""
 
     kind: Literal["ensemble"] = "ensemble"
     source: str | None = None

@@ -1,4 +1,4 @@
-"""How wrong a learned world is, and whether it knows (imagination.md section 1.6).
+"""How wrong a learned world is, and whether it knows.
 
 One-step errors and calibration are taken on held-out rows, open-loop errors on held-out episodes:
 a row's neighbours in time are nearly the row itself, so a split by rows flatters a model that is

@@ -1,6 +1,6 @@
 """The stage that learns a world: a probabilistic ensemble by maximum likelihood.
 
-Bootstrap, holdout, early stopping and elites follow imagination.md section 1.4 and its sources:
+Bootstrap, holdout, early stopping and elites follow MOPO and its descendants (arXiv 2005.13239):
 the bootstrap is drawn once, an epoch permutes every member's rows, a member's snapshot is taken
 when its holdout error improved by more than one percent, training ends when no member improved for
 ``patience`` epochs, and elites are chosen by errors computed again from the snapshots.
