@@ -49,6 +49,7 @@ def replay(env_id: str, steps: int, seed: int) -> Dataset:
     update = compiled(
         update_function(learner, logged, autocast=False),
         steps >= COMPILE_FROM and compiler_available(cpu),
+        cpu,
     )
     sums = torch.zeros(len(learner.metric_names), 1)
     no_rows = torch.zeros(1, 0, dtype=torch.int64)

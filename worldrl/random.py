@@ -16,7 +16,11 @@ from torch import Tensor
 
 
 def stream_seed(seed: int, stream: str, block: int) -> int:
-    """A 63-bit seed for one block of one stream of one member."""
+    """A 63-bit seed for one block of one stream of one member.
+
+    torch's CPU generator reads its low 32 bits, so two of a run's many thousand blocks may, rarely,
+    hold the same draws.
+    """
     digest = hashlib.blake2b(f"{seed}/{stream}/{block}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -524,7 +524,7 @@ def test_compiled_equals_eager():
         pytest.skip("no C++ compiler")
     given, width = learned(SEEDS), row_width(S, A)
     eager = imagined_step(act, PENALTIES["ensemble_std"], ends)
-    fast = compiled(eager, True)
+    fast = compiled(eager, True, torch.device("cpu"))
     found = []
     for step in eager, fast:
         buffer = SyntheticBuffer(3, 1, 23 * 3, width, CPU)

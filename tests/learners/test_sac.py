@@ -288,7 +288,7 @@ def test_compiled_equals_eager():
     def update(state: Any, batch: Transitions, noise: Tensor) -> Metrics:
         return sac.update(state, batch, noise)
 
-    fast = compiled(update, True)
+    fast = compiled(update, True, torch.device("cpu"))
     eager, graph = state_of(sac, dtype=torch.float32), state_of(sac, dtype=torch.float32)
     for batch, noise in batches(20, torch.float32):
         wanted, found = sac.update(eager, batch, noise), fast(graph, batch, noise)

@@ -56,6 +56,12 @@ def test_a_value_within_the_bound_does_not_trip(value):
     assert checked(value_mean=value) is None
 
 
+def test_intended_pessimism_lowers_values_and_does_not_trip():
+    assert checked(value_mean=-900.0) is not None
+    assert checked(value_mean=-900.0, imagined_penalty_cost=30.0) is None
+    assert checked(value_mean=900.0, imagined_penalty_cost=30.0) is not None
+
+
 def test_the_entropy_to_come_is_part_of_what_is_allowed():
     """Small rewards and a warm policy: values of 35 are right, and no divergence."""
     warm = {"temperature": 0.78, "entropy": 4.1, "value_mean": 35.0}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from worldrl.errors import RunError
+from worldrl.errors import ConfigError, RunError
 from worldrl.optim import AdamState
 from worldrl.training import compilation
 from worldrl.training.compilation import compiled, compiler_available, should_compile
@@ -98,7 +98,7 @@ def test_a_function_that_is_not_compiled_is_itself():
     def double(value: torch.Tensor) -> torch.Tensor:
         return 2 * value
 
-    assert compiled(double, False) is double
+    assert compiled(double, False, CPU) is double
 
 
 def test_closures_of_one_definition_get_code_of_their_own():
@@ -115,3 +115,9 @@ def test_closures_of_one_definition_get_code_of_their_own():
     own_two, own_three = compilation._private_copy(two), compilation._private_copy(three)
     assert own_two.__code__ is not own_three.__code__
     assert (own_two(10.0), own_three(10.0, offset=0.0)) == (21.0, 30.0)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"compile=true needs a C\+\+ compiler"):
+        compiled(lambda value: value, True, CPU)

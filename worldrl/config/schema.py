@@ -53,7 +53,13 @@ class EnsembleSettings(Settings):
     layer_norm: bool = False
     normalize_targets: bool = False
     learning_rate: PositiveFloat = 1e-3
-    weight_decay: tuple[NonNegativeFloat, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+    weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
+        2.5e-5,
+        5e-5,
+        7.5e-5,
+        7.5e-5,
+        1e-4,
+    )
     """Coupled L2 per layer; a single value serves every layer, and for another depth the
     first, the last and the interpolated middle are used."""
     log_variance_bound_weight: NonNegativeFloat = 0.01

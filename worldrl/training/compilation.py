@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from worldrl.errors import ConfigError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -36,14 +38,23 @@ def compiler_available(device: torch.device) -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-def compiled(function: F, enabled: bool) -> F:
+def compiled(function: F, enabled: bool, device: torch.device) -> F:
     """``function`` as one graph, for a caller that always passes the same shapes.
 
     Guards are evaluated at no call after the first: they cost up to 4 % of an update, and a
     caller with fixed shapes cannot fail them.
+
+    Raises:
+        ConfigError: compiling is asked for and there is no compiler.
     """
     if not enabled:
         return function
+    if not compiler_available(device):
+        needed = "Triton" if device.type == "cuda" else "a C++ compiler (g++ or clang++)"
+        raise ConfigError(
+            f"compile=true needs {needed}, which is not installed. Install it, or set "
+            "compile=false: the run is slower and otherwise the same."
+        )
     return torch.compile(  # type: ignore[return-value]
         _private_copy(function),
         fullgraph=True,

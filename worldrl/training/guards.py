@@ -48,8 +48,10 @@ def check(
         return Trip(f"a weight or a metric is not finite; {REMEDY}", step)
     value = metrics.get("value_mean", 0.0)
     # A soft value also counts the entropy to come: where rewards are small that is most of it.
+    # Intended pessimism lowers values, and is no reason to stop.
     bonus = metrics.get("temperature", 0.0) * abs(metrics.get("entropy", 0.0))
-    limit = (reward_limit + bonus) / (1 - discount)
+    cost = metrics.get("imagined_penalty_cost", 0.0) if value < 0 else 0.0
+    limit = (reward_limit + bonus + cost) / (1 - discount)
     if abs(value) > guard.value_bound * limit:
         return Trip(
             f"mean Q is {value:.4g}, beyond {guard.value_bound:g} times what the logged rewards "

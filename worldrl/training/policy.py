@@ -66,7 +66,8 @@ class PolicyStage:
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
-        update = compiled(update_function(learner, logged, autocast), compile_update)
+        device = logged.rows.device
+        update = compiled(update_function(learner, logged, autocast), compile_update, device)
         step: Step | None = None
         if isinstance(config.imagination, BranchedSettings):
             assert worlds is not None
@@ -82,8 +83,8 @@ class PolicyStage:
             penalty = PENALTIES[config.imagination.penalty.kind]
             step = imagined_step(learner.act, penalty, ends)
             if autocast:
-                step = _autocast(step, logged.rows.device.type)
-            step = compiled(step, compile_rollout)
+                step = _autocast(step, device.type)
+            step = compiled(step, compile_rollout, device)
         self.groups = [
             PolicyGroup(config, learner, seeds, logged, world, update, step)
             for seeds, world in zip(groups, worlds or repeat(None, len(groups)), strict=True)
@@ -182,7 +183,8 @@ class PolicyGroup:
         imagination = config.imagination
         if isinstance(imagination, BranchedSettings):
             self.imagination: BranchedSettings | None = imagination
-            self.real = int(imagination.real_ratio * self.batch_size)
+            # 0.29 * 100 is 28.999...: still 29 rows.
+            self.real = int(imagination.real_ratio * self.batch_size + 1e-9)
             self.blocks: list[Block] = []
             self.buffer = SyntheticBuffer(
                 members,
@@ -319,6 +321,8 @@ class PolicyGroup:
         if self.health is not None:
             for name, value in self.health._asdict().items():
                 metrics[f"imagined_{name}"] = value.tolist()
+            cost = self.pessimism.weight * self.health.penalty_mean
+            metrics["imagined_penalty_cost"] = cost.tolist()
         tensors = flat(self.state)
         finite = torch.stack(
             [value.reshape(len(value), -1).isfinite().all(1) for value in tensors.values()]

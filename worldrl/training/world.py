@@ -51,7 +51,7 @@ class EnsembleStage:
         autocast: bool,
     ) -> None:
         """``rows`` ``(n,)``: numbers of the logged rows to learn from (holdout included)."""
-        step = compiled(_train_step(settings, logged, autocast), compile_step)
+        step = compiled(_train_step(settings, logged, autocast), compile_step, rows.device)
         self.groups = [EnsembleGroup(settings, seeds, logged, rows, step) for seeds in groups]
 
     @property
