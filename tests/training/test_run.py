@@ -27,6 +27,7 @@ MODEL = {"model.hidden": [8], "model.max_epochs": 1, "threads": 1}
         ("sac", {"eval_every": 10, "evaluation.env_id": "Nothing-v1"}, "no environment"),
         ("sac", {"device": "cpu:3"}, "device=cpu:3 is not supported"),
         ("mopo", {"model": "none"}, "there is no run directory"),
+        ("mopo", {"imagination.batch_size": 10**12}, "synthetic buffer needs"),
     ],
 )
 def test_what_cannot_run_is_refused_before_any_work_and_leaves_no_directory(

@@ -72,14 +72,7 @@ class PolicyStage:
         if isinstance(config.imagination, BranchedSettings):
             assert worlds is not None
             assert ends is not None
-            # All groups at once: memory that one was given counts as free until it is written.
-            imagination = config.imagination
-            capacity = imagination.batch_size * imagination.horizon
-            members = sum(len(seeds) for seeds in groups)
-            check_memory(
-                bytes_needed(members, imagination.retain, capacity, logged.rows.shape[1]),
-                logged.rows.device,
-            )
+            check_buffers(config.imagination, sum(len(seeds) for seeds in groups), logged)
             penalty = PENALTIES[config.imagination.penalty.kind]
             step = imagined_step(learner.act, penalty, ends)
             if autocast:
@@ -410,6 +403,19 @@ class PolicyGroup:
                     "or the versions of torch differ from those in environment.json. Resume "
                     "where the run was started, or start a new run."
                 )
+
+
+def check_buffers(imagination: BranchedSettings, members: int, logged: Logged) -> None:
+    """Refuse the synthetic buffers of all members together where they do not fit.
+
+    Asked for together, because memory that one was given counts as free until it is written.
+
+    Raises:
+        ConfigError: with the bytes needed and free, and the settings that shrink them.
+    """
+    capacity = imagination.batch_size * imagination.horizon
+    needed = bytes_needed(members, imagination.retain, capacity, logged.rows.shape[1])
+    check_memory(needed, logged.rows.device)
 
 
 def update_function(learner: Learner, logged: Logged, autocast: bool) -> Update:

@@ -30,7 +30,7 @@ from worldrl.training.logged import logged
 from worldrl.training.loop import Session, StoppedEarly, run_stage
 from worldrl.training.metrics import MetricsWriter, truncate_after
 from worldrl.training.model_report import choose_test_episodes, measure_world, summary
-from worldrl.training.policy import PolicyStage
+from worldrl.training.policy import PolicyStage, check_buffers
 from worldrl.training.run_directory import DatasetRecord, RunDirectory, RunState, Status
 from worldrl.training.signals import StopRequests
 from worldrl.training.stages import Snapshot, flat, group_seeds, join
@@ -159,6 +159,8 @@ class _Execution:
         self._record(dataset)
         self.dataset, self.logged = dataset, logged(dataset, self.device)
         self.scorer = self._scorer()
+        if isinstance(config, TrainConfig) and isinstance(config.imagination, BranchedSettings):
+            check_buffers(config.imagination, config.population, self.logged)
         self._launch()
         before: dict[str, Any] = {"stage": "pretrain", "step": -1}
         if self.saved is not None:
