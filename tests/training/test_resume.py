@@ -112,21 +112,25 @@ def stage_of(run: Path, since: int) -> str:
 
 def train_killed(out: Path, dataset: Path, rng: random.Random, longest: float, *extra: str) -> None:
     """Start, kill at a random moment of each of ``STAGES``, resume to the end."""
-    start = command("train", "mopo", f"dataset={dataset}", *SETTINGS, *extra, "--out", str(out))
-    again = command("resume", str(out))
+    words = ["train", "mopo", f"dataset={dataset}", *SETTINGS, *extra, "--out", str(out)]
+    said = out.with_suffix(".log")
     hit = set()
-    started = time.time_ns()
-    process = subprocess.Popen(start, env=environment(), stderr=subprocess.DEVNULL)
-    for stage in STAGES:
-        while stage_of(out, started) < stage and process.poll() is None:  # the names are in order
+    for stage in (*STAGES, None):
+        started = time.time_ns()
+        with said.open("w") as log:
+            process = subprocess.Popen(command(*words), env=environment(), stderr=log)
+        words = ["resume", str(out)]
+        if stage is None:
+            break
+        while stage_of(out, started) < stage and process.poll() is None:  # names are in order
             time.sleep(0.01)
         time.sleep(rng.uniform(0, longest))
         process.send_signal(signal.SIGKILL)
         if process.wait() == -signal.SIGKILL:
             hit.add(stage_of(out, started))
-        started = time.time_ns()
-        process = subprocess.Popen(again, env=environment(), stderr=subprocess.DEVNULL)
-    assert process.wait() == 0
+        else:
+            assert process.returncode == 0, said.read_text()
+    assert process.wait() == 0, said.read_text()
     assert hit == set(STAGES)
 
 
