@@ -15,7 +15,8 @@ import pytest
 
 from worldrl.config.schema import DatasetSettings, PretrainConfig, TrainConfig
 from worldrl.errors import RunError
-from worldrl.training.files import finite, size, write_json
+from worldrl.strict_json import finite
+from worldrl.training.files import size, write_json
 from worldrl.training.lock import Lock
 from worldrl.training.run_directory import (
     DatasetRecord,

@@ -21,6 +21,7 @@ from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
 from worldrl.models.termination import Agreement, agreement
 from worldrl.random import draw
+from worldrl.strict_json import finite
 from worldrl.types import DynamicsModel, Termination, Transitions
 
 HORIZONS = (1, 2, 5, 10, 25, 50, 100)
@@ -226,9 +227,7 @@ class ModelErrorReport:
         }
         plain: dict[str, Any] = {"horizons": list(self.horizons)}
         for name, part in parts.items():
-            plain[name] = part and {
-                key: _plain(value.tolist()) for key, value in part._asdict().items()
-            }
+            plain[name] = part and finite(part._asdict())
         return plain
 
 
@@ -333,9 +332,3 @@ def _calibration(pit: Tensor) -> Calibration:
         (covered - nominal).abs().mean(1),
         counts / flat.shape[1],
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value if math.isfinite(value) else None

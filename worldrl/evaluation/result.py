@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from worldrl.evaluation.statistics import (
     normalized_std,
     stratified_bootstrap,
 )
+from worldrl.strict_json import finite
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Result:
                 "normalized_mean_interval": self.normalized.mean_interval,
                 "normalized_iqm_interval": self.normalized.iqm_interval,
             }
-        plain: dict[str, Any] = _plain(value)
+        plain: dict[str, Any] = finite(value)
         return plain
 
     def protocol(self) -> str:
@@ -191,14 +191,3 @@ def _describe(summary: Summary) -> str:
         low, high = summary.mean_interval
         text += f" (95 % interval {low:.1f} to {high:.1f}), IQM {summary.iqm:.1f}"
     return text
-
-
-def _plain(value: Any) -> Any:
-    """Tuples to lists and non-finite floats to None, recursively."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from worldrl.errors import ConfigError
-from worldrl.training.files import DamagedError, finite, replace_text, writing
+from worldrl.strict_json import finite
+from worldrl.training.files import DamagedError, replace_text, writing
 
 if TYPE_CHECKING:
     from lightning.fabric.loggers.tensorboard import TensorBoardLogger

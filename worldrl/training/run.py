@@ -22,10 +22,11 @@ from worldrl.imagination.rollout import chunk_rows
 from worldrl.learners import LEARNERS
 from worldrl.models.world import World
 from worldrl.rows import unpack
+from worldrl.strict_json import finite
 from worldrl.training import checkpoint
 from worldrl.training.compilation import should_compile
 from worldrl.training.environment import environment_record, set_determinism
-from worldrl.training.files import finite, writing
+from worldrl.training.files import writing
 from worldrl.training.logged import logged
 from worldrl.training.loop import Session, StoppedEarly, run_stage
 from worldrl.training.metrics import MetricsWriter, truncate_after
@@ -272,9 +273,7 @@ class _Execution:
             transitions = unpack(logged.rows[rows], logged.observation_size, logged.action_size)
             learned = fit_termination(transitions, logged.episode[rows], self.seeds)
             terminator = learned.parameters
-            decision |= {
-                name: finite(value.tolist()) for name, value in learned.holdout._asdict().items()
-            }
+            decision |= finite(learned.holdout._asdict())
         tensors = join([flat(ensemble) for ensemble in stage.ensembles()])
         world = World(ensemble_from(tensors), terminator)
         ends = ends_function(decision, logged.observation_size)
