@@ -313,7 +313,8 @@ def test_reports_are_means_since_the_last_report_for_every_member(groups):
     assert second["critic_loss"] == pytest.approx([seed * 15.5 for seed in SEEDS])
     assert second["value_mean"] == pytest.approx(list(SEEDS))
     health = {name: len(v) for name, v in first.items() if name.startswith("imagined_")}
-    assert health == {f"imagined_{name}": 3 for name in RolloutHealth._fields}
+    names = (*RolloutHealth._fields, "penalty_cost")
+    assert health == {f"imagined_{name}": 3 for name in names}
 
 
 def explode(seed: int, update: int) -> float:
@@ -377,9 +378,10 @@ def test_a_stage_ends_when_every_member_is_stopped(groups):
 @both
 def test_values_beyond_what_the_logged_rewards_allow_stop_a_member(groups):
     """The largest logged reward is 50 and the discount 0.9: 500, three times."""
+    unpenalised = config(imagination={"kind": "branched", "penalty": {"kind": "none"}})
     for value, tripped in (1490.0, False), (1510.0, True), (-1510.0, True):
         scribe = Scribe(value=lambda seed, update, v=value: v if seed == 4 else 0.0)
-        stage = stage_of(groups, learner=scribe)
+        stage = stage_of(groups, unpenalised, scribe)
         run(stage, until=20)
         assert [trip is not None for trip in stage.trips] == [tripped, False, False]
 
