@@ -62,6 +62,7 @@ class LoadedPolicy:
 
     Attributes:
         population: P, the members of the run.
+        stopped_by_guard: ``(P,)``, members whose last good policy this is, not their last.
         env_id: the environment of the run's data, if the data says.
         action_low, action_high: ``(A,)``, environment units of -1 and 1.
     """
@@ -81,6 +82,7 @@ class LoadedPolicy:
         self.settings = settings
         self.step: int = saved.plain["step"]
         self.population = settings.population
+        self.stopped_by_guard = tuple(trip is not None for trip in saved.plain["progress"]["trips"])
         self.observation_size: int = facts["observation_size"]
         self.env_id: str | None = facts["env_id"]
         self.action_low = np.asarray(facts["action_low"], np.float32)
@@ -144,7 +146,7 @@ def evaluate(
         seed,
         device,
     )
-    return replace(result, step=policy.step)
+    return replace(result, step=policy.step, stopped_by_guard=policy.stopped_by_guard)
 
 
 def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:

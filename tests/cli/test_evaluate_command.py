@@ -83,6 +83,23 @@ def test_people_see_the_protocol(run_dir: Path, capsys: pytest.CaptureFixture[st
     assert "in Pendulum-v1: 2 members, 1 deterministic episodes each" in out
 
 
+def test_the_last_good_policy_of_a_stopped_member_is_marked(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = evaluated(capsys, str(run_dir), "--episodes", "1", "--json")
+    assert (code, json.loads(out)["stopped_by_guard"]) == (0, [False, False])
+    arguments = (
+        f"train sac dataset={run_dir.parent / 'data.npz'} dataset.env_id=Pendulum-v1 "
+        f"num_updates=4 log_every=2 guard.value_bound=1e-6 learner.hidden=[8] threads=1 "
+        f"--out {tmp_path / 'run'}"
+    )
+    assert main(arguments.split()) == 0
+    capsys.readouterr()
+    code, out, err = evaluated(capsys, str(tmp_path / "run"), "--episodes", "1", "--json")
+    assert (code, json.loads(out)["stopped_by_guard"]) == (0, [True])
+    assert "Marked: a guard stopped 1 of 1 member" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -53,6 +53,8 @@ class Result:
     """Returns that 0 and 100 stand for."""
     step: int | None = None
     """Updates that the policies had seen; None where the caller does not know."""
+    stopped_by_guard: tuple[bool, ...] | None = None
+    """Per member: it plays its last good policy, not its last; None: not known."""
 
     @property
     def members(self) -> int:
@@ -96,6 +98,8 @@ class Result:
         }
         if self.step is not None:
             value["step"] = self.step
+        if self.stopped_by_guard is not None:
+            value["stopped_by_guard"] = self.stopped_by_guard
         if self.normalized:
             value |= {
                 "normalized_score": self.normalized.mean,
@@ -119,6 +123,10 @@ class Result:
             low, high = self.reference
             lines.append(
                 f"normalised {_describe(self.normalized)} (0 is {low:g}, 100 is {high:g})."
+            )
+        if stopped := sum(self.stopped_by_guard or ()):
+            lines.append(
+                f"Marked: a guard stopped {stopped} of {count}; scored is the last good policy."
             )
         if self.other_environment:
             lines.append(

@@ -377,7 +377,8 @@ class _Execution:
                 self.logged.action_high,
                 self.device,
             )
-            line = finite({"stage": "train", "step": step, **record})
+            stopped = [trip is not None for trip in stage.trips]
+            line = finite({"stage": "train", "step": step, **record, "stopped_by_guard": stopped})
             with writing(self.run.eval_file), open(self.run.eval_file, "a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
             return {"return": record["return_mean"]}
