@@ -26,13 +26,6 @@ def numerical_settings() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
-@pytest.fixture(autouse=True)
-def keep_denormals() -> Iterator[None]:
-    """Runs flush denormal numbers to zero, for their process; other tests rely on them."""
-    yield
-    torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of ready datasets; tests that need it are skipped where there is none."""

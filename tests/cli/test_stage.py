@@ -37,6 +37,8 @@ def test_train_prints_one_json_object(
     saved = load_config("train", str(run / "config.yaml"))
     assert saved == load_config("train", "sac", [f"dataset={tiny_file}", *QUICK])
 
+    assert main(["resume", str(run)]) == 0
+    assert f"nothing to resume: {run} is finished" in capsys.readouterr().err
     again = result(["resume", "--json", str(run)], capsys)
     assert (again["steps"], again["status"], again["metrics"]) == (
         20,

@@ -117,6 +117,7 @@ def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None
         if run.status_file.exists():
             status = run.read_status()
             if status.state in ("finished", "stopped_by_guard"):
+                print(f"worldrl: nothing to resume: {path} is {status.state}", file=sys.stderr)
                 return RunResult(
                     path, status.step, status.seconds, dict(status.metrics), status.state, 0
                 )
