@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from worldrl.models.mlp import (
+    ROWS_PER_PRODUCT,
     at_least_float32,
     hidden_features,
     init_uniform,
     mlp,
     num_layers,
+    product,
     scalar_mlp,
 )
 from worldrl.types import Parameters
@@ -143,3 +145,11 @@ def test_layer_norm_starts_as_the_identity_and_spares_the_head():
 )
 def test_only_half_precision_is_widened(given, wanted):
     assert at_least_float32(torch.ones(2, dtype=given)).dtype == wanted
+
+
+def test_large_blocks_are_multiplied_network_by_network_to_the_same_result():
+    generator = torch.Generator().manual_seed(0)
+    for lead, given in ((2, 3), (2, 3)), ((2, 3), (2, 1)), ((3,), (3,)):
+        weight = torch.randn(*lead, 5, 7, generator=generator, dtype=torch.float64)
+        inputs = torch.randn(*given, ROWS_PER_PRODUCT, 5, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(product(inputs, weight), inputs @ weight)
