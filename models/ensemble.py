@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldrl.models.mlp import at_least_float32, hidden_features, num_layers, product
+from worldrl.models.mlp import at_least_float32, batched_matmul, hidden_features, num_layers
 from worldrl.types import Parameters, Prediction
 
 #: Normalised inputs are clipped here: far outside the data a member should saturate, not explode.
@@ -122,7 +122,7 @@ def forward(parameters: Parameters, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """
     last = num_layers(parameters) - 1
     hidden = hidden_features(parameters, inputs, F.silu, last)
-    output = product(hidden, parameters[f"weight.{last}"]) + parameters[f"bias.{last}"]
+    output = batched_matmul(hidden, parameters[f"weight.{last}"]) + parameters[f"bias.{last}"]
     mean, log_variance = at_least_float32(output).chunk(2, -1)
     upper = parameters["max_log_variance"][:, None, None]
     lower = parameters["min_log_variance"][:, None, None]

@@ -51,7 +51,7 @@ def num_layers(parameters: Parameters) -> int:
     return sum(name.startswith("weight.") for name in parameters)
 
 
-def product(inputs: Tensor, weight: Tensor) -> Tensor:
+def batched_matmul(inputs: Tensor, weight: Tensor) -> Tensor:
     """``(*lead, B, in) @ (*lead, in, out)``; axes of size 1 broadcast."""
     rows, networks = inputs.shape[-2], weight.shape[:-2].numel()
     device = inputs.device.type
@@ -77,7 +77,7 @@ def hidden_features(
     """
     hidden = inputs
     for layer in range(layers):
-        hidden = product(hidden, parameters[f"weight.{layer}"]) + parameters[f"bias.{layer}"]
+        hidden = batched_matmul(hidden, parameters[f"weight.{layer}"]) + parameters[f"bias.{layer}"]
         if f"scale.{layer}" in parameters:
             hidden = F.layer_norm(hidden, hidden.shape[-1:])
             hidden = hidden * parameters[f"scale.{layer}"] + parameters[f"shift.{layer}"]
@@ -89,7 +89,7 @@ def mlp(parameters: Parameters, inputs: Tensor, activation: Activation = F.relu)
     """``(*lead, B, in) -> (*lead, B, out)``, linear in the last layer."""
     last = num_layers(parameters) - 1
     hidden = hidden_features(parameters, inputs, activation, last)
-    return product(hidden, parameters[f"weight.{last}"]) + parameters[f"bias.{last}"]
+    return batched_matmul(hidden, parameters[f"weight.{last}"]) + parameters[f"bias.{last}"]
 
 
 def scalar_mlp(parameters: Parameters, inputs: Tensor, activation: Activation = F.relu) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from worldrl.models.mlp import (
     ROWS_PER_PRODUCT,
     at_least_float32,
+    batched_matmul,
     hidden_features,
     init_uniform,
     mlp,
     num_layers,
-    product,
     scalar_mlp,
 )
 from worldrl.types import Parameters
@@ -152,4 +152,4 @@ def test_large_blocks_are_multiplied_network_by_network_to_the_same_result():
     for lead, given in ((2, 3), (2, 3)), ((2, 3), (2, 1)), ((3,), (3,)):
         weight = torch.randn(*lead, 5, 7, generator=generator, dtype=torch.float64)
         inputs = torch.randn(*given, ROWS_PER_PRODUCT, 5, generator=generator, dtype=torch.float64)
-        torch.testing.assert_close(product(inputs, weight), inputs @ weight)
+        torch.testing.assert_close(batched_matmul(inputs, weight), inputs @ weight)
