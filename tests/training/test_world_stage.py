@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldrl.config.schema import EnsembleSettings
+from worldrl.errors import ModelError
 from worldrl.models.ensemble import Ensemble
 from worldrl.rows import pack
 from worldrl.training.compilation import compiler_available
@@ -243,6 +244,17 @@ def test_errors_that_are_not_finite_are_no_improvement(monkeypatch):
     group.advance(3, go_on)
     assert kept_epochs(group) == [[3, 3]]
     assert group.best_error[0].tolist() == [2.0, 0.5]
+
+
+def test_an_ensemble_that_diverged_is_refused():
+    logged = linear_world(64)
+    stage = stage_of([[7], [8]], logged, learning_rate=1e-3, max_epochs=1)
+    stage.advance(100, go_on)
+    stage.check_learned()
+    stage = stage_of([[7]], logged._replace(rows=logged.rows * 1e30), max_epochs=1)
+    stage.advance(100, go_on)
+    with pytest.raises(ModelError, match=r"diverged for seed\(s\) \[7\]"):
+        stage.check_learned()
 
 
 def test_elites_are_chosen_by_errors_computed_again_from_the_snapshots(monkeypatch):

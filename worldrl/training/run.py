@@ -49,7 +49,7 @@ from worldrl.training.world_model import (
 )
 from worldrl.types import Learner, Policy
 
-#: Calls from which compiling is repaid on a CPU, cold cache (docs/performance.md).
+#: Calls from which compiling, tens of seconds with a cold cache, is repaid on a CPU.
 UPDATES_WORTH_COMPILING = 15_000
 STEPS_WORTH_COMPILING = 6_000
 CHUNKS_WORTH_COMPILING = 1_500
@@ -269,6 +269,7 @@ class _Execution:
         if self.saved is not None and self.saved.plain["stage"] == "pretrain":
             stage.restore(_snapshot(self.saved, self.device))
         metrics = run_stage(stage, self.session)
+        stage.check_learned()
         terminator: dict[str, Tensor] = {}
         if decision["kind"] == "learned":
             transitions = unpack(logged.rows[rows], logged.observation_size, logged.action_size)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.schema import EnsembleSettings
+from worldrl.errors import ModelError
 from worldrl.models.ensemble import (
     Ensemble,
     Standardizer,
@@ -94,6 +95,25 @@ class EnsembleStage:
             copy_into(group.tensors(), part)
             group.step = step
             group.settle()
+
+    def check_learned(self) -> None:
+        """Refuse an ensemble with members that never predicted a finite number.
+
+        Raises:
+            ModelError: with the seeds concerned and what to change.
+        """
+        failed = [
+            seed
+            for group in self.groups
+            for seed, error in zip(group.seeds, group.best_error, strict=True)
+            if not bool(error.isfinite().all())
+        ]
+        if failed:
+            raise ModelError(
+                f"the world model diverged for seed(s) {failed}: some ensemble member never had a "
+                "finite error on held-out rows. Set model.normalize_targets=true, lower "
+                "model.learning_rate, or look for extreme values with `worldrl data info`."
+            )
 
     def ensembles(self) -> list[Ensemble]:
         """The trained ensembles, one a group."""
