@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from worldrl.cli.stage import finish
+from worldrl.cli.stage import AsJson, Out, Overrides, Recipe, finish
 from worldrl.config.loader import load_config
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A shipped name or a YAML path.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="RUN_DIR", help="Where the run is written.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Learn a world model with RECIPE on dataset=PATH, dataset=d4rl:NAME or dataset=minari:ID.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -11,6 +12,18 @@ from worldrl.cli.output import json_only, print_json, print_table
 
 if TYPE_CHECKING:
     from worldrl.training.run import RunResult
+
+
+Recipe: TypeAlias = Annotated[str, typer.Argument(help="A shipped name or a YAML path.")]
+Overrides: TypeAlias = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
+]
+Out: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="RUN_DIR", help="Where the run is written.")
+]
+AsJson: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object.")
+]
 
 
 def finish(work: Callable[[], RunResult], as_json: bool) -> None:

@@ -41,8 +41,7 @@ def compiler_available(device: torch.device) -> bool:
 def compiled(function: F, enabled: bool, device: torch.device) -> F:
     """``function`` as one graph, for a caller that always passes the same shapes.
 
-    Guards are evaluated at no call after the first: they cost up to 4 % of an update, and a
-    caller with fixed shapes cannot fail them.
+    Guards are evaluated at no call after the first: a caller with fixed shapes cannot fail them.
 
     Raises:
         ConfigError: compiling is asked for and there is no compiler.
