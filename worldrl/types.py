@@ -79,6 +79,11 @@ class Learner(Protocol):
         ...
 
     @property
+    def value_lag(self) -> float:
+        """Updates that values take to pass a reward one step back: 1 / the target's rate."""
+        ...
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """Keys of what :meth:`update` returns."""
         ...

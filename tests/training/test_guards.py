@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from json import dumps, loads
 
 import pytest
 
 from worldrl.config.schema import GuardSettings
-from worldrl.training.guards import Trip, check
+from worldrl.training.guards import Memory, Scale, Trip, Verdict, check
 
-GUARD = GuardSettings(value_bound=3.0, critic_loss_growth=100.0, warmup=2000)
+GUARD = GuardSettings(value_bound=3.0, value_growth=1.0, critic_loss_growth=100.0, warmup=2000)
 HEALTHY = {"critic_loss": 1.0, "value_mean": 50.0, "actor_loss": -50.0}
 SETTINGS = (
     "imagination.penalty.weight", "imagination.horizon", "imagination.real_ratio",
@@ -21,7 +22,32 @@ def checked(
     finite: bool = True, limit: float = 100.0, reference: float | None = 1.0, **metrics: float
 ) -> Trip | None:
     """``limit`` is of values: a tenth of it is the largest reward, and 0.9 the discount."""
-    return check(GUARD, HEALTHY | metrics, finite, 5000, limit / 10, 0.9, reference)
+    scale = Scale(limit / 10, limit / 10, 0.9, 200.0)
+    step = 5000 if reference is not None else 1000  # a reference is taken after the warm-up
+    return check(GUARD, HEALTHY | metrics, finite, step, scale, Memory(reference)).trip
+
+
+def watched(
+    values: dict[int, float], bonus: float = 0.0, lag: float = 200.0, json: bool = False
+) -> dict[int, Verdict]:
+    """Verdicts over a run's mean Q by update; rewards have a root mean square of 1."""
+    memory, verdicts = Memory(), {}
+    for step, value in values.items():
+        if json:
+            memory = Memory.from_json(loads(dumps(memory._asdict())))
+        metrics = {"critic_loss": 1.0, "value_mean": value, "temperature": 1.0, "entropy": bonus}
+        verdicts[step] = check(GUARD, metrics, True, step, Scale(10.0, 1.0, 0.99, lag), memory)
+        memory = verdicts[step].memory
+    return verdicts
+
+
+def first_trip(verdicts: dict[int, Verdict]) -> int | None:
+    return next((step for step, verdict in verdicts.items() if verdict.trip is not None), None)
+
+
+def thousands(*growth: float) -> dict[int, float]:
+    """Mean Q every 1,000 updates, from what it grew by."""
+    return {1000 * (i + 1): sum(growth[: i + 1]) for i in range(len(growth))}
 
 
 def test_a_healthy_member_goes_on():
@@ -89,8 +115,73 @@ def test_a_reference_of_zero_is_no_division_by_zero():
 
 
 def test_learners_without_values_or_critics_trip_on_what_they_have():
-    assert check(GUARD, {"actor_loss": 1.0}, True, 10, 0.0, 0.9, None) is None
-    assert check(GUARD, {"actor_loss": math.nan}, True, 10, 0.0, 0.9, None) is not None
+    scale = Scale(0.0, 0.0, 0.9, 1.0)
+    fine = check(GUARD, {"actor_loss": 1.0}, True, 10, scale, Memory())
+    assert fine.trip is None
+    assert fine.calm
+    assert check(GUARD, {"actor_loss": math.nan}, True, 10, scale, Memory()).trip is not None
+
+
+# -- the pace of values ----------------------------------------------------------------------
+
+
+def test_values_that_settle_never_trip_and_every_policy_after_the_climb_is_good():
+    """Toward a fixed point at 100, as TD learning goes there: fast at first, then slower."""
+    verdicts = watched({k: 100 * (1 - math.exp(-k / 20_000)) for k in range(1000, 60_000, 1000)})
+    assert first_trip(verdicts) is None
+    assert all(verdict.calm for step, verdict in verdicts.items() if step > 30_000)
+
+
+def test_values_that_run_away_trip_early_and_the_policy_from_before_is_kept():
+    """The climb of a run that ended in ruin: its loss had grown tenfold when this one stops."""
+    grown = (3.0, 1.2, 1.2, 1.2, 1.0, 2.5, 4.5, 5.5, 8.0, 11.0, 15.0)
+    verdicts = watched(thousands(*grown))
+    assert first_trip(verdicts) == 9000  # past 5 a thousand, 1 a lag, at 8,000 and 9,000
+    assert [step for step, verdict in verdicts.items() if verdict.calm][-1] == 5000
+    trip = verdicts[9000].trip
+    assert trip is not None
+    assert "has grown since update 8000 faster than rewards can carry it" in trip.reason
+    assert all(setting in trip.reason for setting in SETTINGS)
+
+
+def test_one_fast_interval_does_not_trip():
+    assert first_trip(watched(thousands(1.0, 1.0, 9.0, 1.0, 9.0, 1.0, 1.0))) is None
+
+
+def test_the_climb_of_the_warm_up_does_not_trip():
+    assert first_trip(watched(thousands(9.0, 9.0, 1.0, 1.0))) is None
+    assert first_trip(watched(thousands(9.0, 9.0, 9.0, 9.0))) == 3000
+
+
+def test_entropy_may_carry_values_and_a_cold_policy_lowers_the_pace_no_further():
+    growth = thousands(*[9.0] * 6)
+    assert first_trip(watched(growth, bonus=1.0)) is None
+    assert first_trip(watched(growth, bonus=0.5)) is not None
+    assert first_trip(watched(thousands(*[4.9] * 6), bonus=-3.0)) is None
+
+
+def test_the_pace_counts_in_lags_of_the_target_network():
+    growth = thousands(*[9.0] * 6)
+    assert first_trip(watched(growth, lag=50.0)) is None
+    assert first_trip(watched(growth, lag=200.0)) is not None
+
+
+def test_falling_values_are_no_runaway():
+    assert first_trip(watched(thousands(*[-9.0] * 6))) is None
+
+
+@pytest.mark.parametrize("every", [50, 250, 1000, 5000])
+def test_the_pace_does_not_depend_on_how_often_is_reported(every):
+    slow = watched({k: 0.004 * k for k in range(every, 20_001, every)})
+    fast = watched({k: 0.006 * k for k in range(every, 20_001, every)})
+    assert first_trip(slow) is None
+    assert first_trip(fast) is not None
+    assert all(len(verdict.memory.values) <= 1000 // every + 2 for verdict in fast.values())
+
+
+def test_a_guard_that_was_saved_decides_as_the_one_that_went_on():
+    growth = thousands(3.0, 1.2, 1.0, 6.0, 7.0, 8.0)
+    assert watched(growth, json=True) == watched(growth)
 
 
 @pytest.mark.parametrize(

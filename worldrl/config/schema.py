@@ -148,10 +148,14 @@ class GuardSettings(Settings):
     value_bound: PositiveFloat = 3.0
     """Trip when |mean Q| exceeds this times max |reward| / (1 - discount); to the largest reward
     comes the policy's entropy times its temperature."""
+    value_growth: PositiveFloat = 1.0
+    """Trip when mean Q grows by more than this times the logged rewards' root mean square (plus
+    entropy times temperature) while the target network follows once, over 1,000 updates on end;
+    a policy is kept as a good one while it grows by less than a quarter of that."""
     critic_loss_growth: PositiveFloat = 100.0
     """Trip when the critic loss exceeds this times its value right after the warm-up."""
     warmup: NonNegativeInt = 2_000
-    """Updates before the loss-growth guard may trip."""
+    """Updates before the two growth guards may trip."""
 
 
 class RunSettings(Settings):

@@ -26,6 +26,7 @@ class BehaviourCloning:
         self.settings = settings
         self.sizes = [observation_size, *settings.hidden, action_size]
         self.discount = settings.discount
+        self.value_lag = 1.0  # no values, so no target either
 
     def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
         """Fresh networks, one generator per member."""

@@ -42,6 +42,7 @@ class SAC:
         self.action_size = action_size
         self.num_updates = num_updates
         self.discount = settings.discount
+        self.value_lag = 1 / settings.target_rate
         given = settings.target_entropy
         self.target_entropy = -float(action_size) if given is None else given
 

@@ -28,7 +28,7 @@ from worldrl.models.world import World
 from worldrl.random import draw
 from worldrl.rows import unpack
 from worldrl.training.compilation import compiled
-from worldrl.training.guards import Trip, check
+from worldrl.training.guards import Memory, Scale, Trip, check
 from worldrl.training.logged import Logged
 from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
 from worldrl.types import Learner, LearnerState, Parameters
@@ -118,7 +118,9 @@ class PolicyStage:
             {
                 "steps": [group.step for group in self.groups],
                 "sum_counts": [group.sum_count for group in self.groups],
-                "reference_losses": [list(group.reference_loss) for group in self.groups],
+                "guards": [
+                    [memory._asdict() for memory in group.memories] for group in self.groups
+                ],
                 "trips": [None if trip is None else trip._asdict() for trip in self.trips],
                 "blocks": [
                     [[block.refresh, block.digest] for block in group.digested_blocks()]
@@ -135,7 +137,7 @@ class PolicyStage:
         for index, (group, part) in enumerate(zip(self.groups, parts, strict=True)):
             first = sum(len(before.seeds) for before in self.groups[:index])
             group.sum_count = plain["sum_counts"][index]
-            group.reference_loss = list(plain["reference_losses"][index])
+            group.memories = [Memory.from_json(memory) for memory in plain["guards"][index]]
             group.restore(
                 part,
                 plain["steps"][index],
@@ -168,10 +170,15 @@ class PolicyGroup:
         self.step = 0
         self.sums = torch.zeros(len(learner.metric_names), members, device=device)
         self.sum_count = 0
-        self.reference_loss: list[float | None] = [None] * members
+        self.memories = [Memory()] * members
         self.health: RolloutHealth | None = None
         self._noise: tuple[int, Tensor, Tensor, Tensor] | None = None
-        self.reward_limit = float(logged.reward.abs().max())
+        self.scale = Scale(
+            float(logged.reward.abs().max()),
+            float(logged.reward.square().mean().sqrt()),
+            learner.discount,
+            learner.value_lag,
+        )
 
         imagination = config.imagination
         if isinstance(imagination, BranchedSettings):
@@ -321,21 +328,14 @@ class PolicyGroup:
             [value.reshape(len(value), -1).isfinite().all(1) for value in tensors.values()]
         ).all(0)
         for member in range(len(self.seeds)):
-            if self.trips[member] is None and guard.enabled:
-                own = {name: values[member] for name, values in metrics.items()}
-                loss = own.get("critic_loss")
-                if self.reference_loss[member] is None and self.step >= guard.warmup:
-                    self.reference_loss[member] = loss
-                self.trips[member] = check(
-                    guard,
-                    own,
-                    bool(finite[member]),
-                    self.step,
-                    self.reward_limit,
-                    self.learner.discount,
-                    self.reference_loss[member],
-                )
-            if self.trips[member] is None:
+            if self.trips[member] is not None or not guard.enabled:
+                continue
+            own = {name: values[member] for name, values in metrics.items()}
+            verdict = check(
+                guard, own, bool(finite[member]), self.step, self.scale, self.memories[member]
+            )
+            self.trips[member], self.memories[member] = verdict.trip, verdict.memory
+            if verdict.calm:
                 for name, value in tensors.items():
                     self.good[name][member] = value[member]
         self._hold_stopped()
