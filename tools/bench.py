@@ -34,6 +34,7 @@ from worldrl.training.policy import NOISE_BLOCK, PolicyStage
 from worldrl.training.stages import group_seeds
 from worldrl.training.world import EnsembleStage
 
+STARTS, HORIZON = 50_000, 5
 OBSERVATION, ACTION, ROWS = 17, 6, 100_000
 Shape = tuple[int, int, int, int]  # batch, rows, in, out
 
@@ -171,7 +172,12 @@ class Bench:
         self.precision, self.device, self.population = precision, device, population
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.config = TrainConfig.model_validate(
-            {"dataset": {"source": "synthetic"}, "precision": precision}
+            {
+                "dataset": {"source": "synthetic"},
+                "precision": precision,
+                "population": population,
+                "imagination": {"kind": "branched", "batch_size": STARTS, "horizon": HORIZON},
+            }
         )
         self.logged = logged_data(device)
         self.groups = group_seeds(0, population, device)
@@ -262,10 +268,9 @@ class Bench:
             for group in stage.groups:
                 group.refresh(refresh)
             refresh += 1
-            imagination = self.config.imagination
-            return imagination.batch_size * imagination.horizon * self.population
+            return STARTS * HORIZON * self.population
 
-        rows = chunk_rows(50_000, len(self.groups[0]), self.device)
+        rows = chunk_rows(STARTS, len(self.groups[0]), self.device)
         shapes = rollout_shapes(self.config, rows)
         return self.line("rollout", "transitions/s", work, shapes, rounds, units=rows)
 

@@ -74,22 +74,21 @@ class Learner(Protocol):
     """One algorithm. Methods are functions of tensors; the object holds only settings."""
 
     @property
-    def discount(self) -> float:
-        """Of the return that the learner maximises."""
-        ...
-
-    @property
-    def value_lag(self) -> float:
-        """Updates that values take to pass a reward one step back: 1 / the target's rate."""
-        ...
-
-    @property
     def metric_names(self) -> tuple[str, ...]:
         """Keys of what :meth:`update` returns."""
         ...
 
-    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
-        """Fresh state, one member per seed."""
+    def initialise(
+        self, seeds: Sequence[int], device: torch.device, first: int = 0
+    ) -> LearnerState:
+        """Fresh state, one member per seed.
+
+        ``state["settings"]`` holds every number that may differ between members, each ``(P,)``
+        float64, ``discount`` among them; updates read it there.
+
+        Args:
+            first: the number of the first of these members in the run's population.
+        """
         ...
 
     def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:

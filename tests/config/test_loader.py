@@ -327,3 +327,43 @@ def test_every_setting_can_be_set_on_the_command_line() -> None:
             assert loaded.model_dump() == config, key
             accepted += 1
         assert accepted, key
+
+
+# -- settings with one value a member --------------------------------------------------------
+
+
+def test_a_list_gives_every_member_its_own_value():
+    found = load_config(
+        "train",
+        "mopo",
+        ["dataset=x", "population=2", "learner.discount=[0.9,0.99]", "imagination.horizon=1,5"],
+    )
+    assert found.learner.discount == (0.9, 0.99)
+    assert found.imagination.kind == "branched"
+    assert found.imagination.horizon == (1, 5)
+
+
+def test_a_single_value_stays_single():
+    found = load_config("train", "mopo", ["dataset=x", "population=2", "learner.discount=0.9"])
+    assert found.learner.discount == 0.9
+
+
+@pytest.mark.parametrize("listed", ["0.5", "0.5,1,2"])
+def test_a_list_of_another_length_than_the_population_is_refused(listed):
+    with pytest.raises(ConfigError, match=r"penalty\.weight lists \d values, and population"):
+        load_config(
+            "train", "mopo", ["dataset=x", "population=2", f"imagination.penalty.weight=[{listed}]"]
+        )
+
+
+def test_a_list_where_only_one_value_can_be_is_refused():
+    with pytest.raises(ConfigError, match="num_critics"):
+        load_config("train", "mopo", ["dataset=x", "population=2", "learner.num_critics=[2,4]"])
+
+
+def test_lists_survive_the_file_of_a_run(tmp_path):
+    found = load_config(
+        "train", "mopo", ["dataset=x", "population=2", "learner.discount=[0.9,0.99]"]
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(found))
+    assert load_config("train", str(tmp_path / "config.yaml")) == found

@@ -123,19 +123,20 @@ def of_member(given: Setting, member: int) -> Setting:
 def roll(
     given: Setting,
     batch_size: int = 23,
-    horizon: int = 4,
+    horizon: int | tuple[int, ...] = 4,
     refresh: int = 0,
     seeds: tuple[int, ...] = SEEDS,
     buffer: SyntheticBuffer | None = None,
 ) -> tuple[list[Tensor], RolloutHealth]:
     """Each member's rows in the order written, and what the refresh tells."""
+    horizons = horizon if isinstance(horizon, tuple) else (horizon,) * len(seeds)
     if buffer is None:
         width = row_width(S, A)
-        buffer = SyntheticBuffer(len(seeds), 2, batch_size * horizon, width, CPU)
+        buffer = SyntheticBuffer(len(seeds), 2, batch_size * max(horizons), width, CPU)
         buffer.rows.fill_(math.nan)
     step = imagined_step(act, penalty, ends)
     health = imagine(
-        step, given.world, given.policy, given.starts, buffer, refresh, seeds, batch_size, horizon,
+        step, given.world, given.policy, given.starts, buffer, refresh, seeds, batch_size, horizons,
         given.pessimism, given.bounds,
     )  # fmt: skip
     counts = buffer.counts[:, refresh % buffer.retain].tolist()
@@ -159,19 +160,20 @@ def simulate(
     world, policy, starts, pessimism, bounds = of_member(given, member)
     seed = SEEDS[member]
 
-    def stream(name: str, block: int) -> torch.Generator:
-        return generator(seed, f"rollout.{name}", block)
+    def stream(name: str) -> torch.Generator:
+        return generator(seed, f"rollout.{name}", refresh)
 
     toy = world.ensemble
-    picked = torch.randint(len(starts), (batch_size,), generator=stream("start", refresh))
+    picked = torch.randint(len(starts), (batch_size,), generator=stream("start"))
     live = [(starts[number], trajectory) for trajectory, number in enumerate(picked.tolist())]
     found = Simulated([], [0] * batch_size, [], [], 0, 0)
     dropped = clipped = 0
     for depth in range(horizon):
-        block = refresh * horizon + depth
-        for_action = torch.randn(batch_size, A, generator=stream("action", block))
-        for_model = torch.randn(batch_size, S + 1, generator=stream("model", block))
-        choice = torch.randint(toy.elites.shape[1], (batch_size,), generator=stream("elite", block))
+        for_action = torch.randn(batch_size, A, generator=stream(f"action.{depth}"))
+        for_model = torch.randn(batch_size, S + 1, generator=stream(f"model.{depth}"))
+        choice = torch.randint(
+            toy.elites.shape[1], (batch_size,), generator=stream(f"elite.{depth}")
+        )
         survivors = []
         for position, (observation, trajectory) in enumerate(live):
             row = observation.view(1, 1, S)
@@ -358,6 +360,17 @@ def test_the_horizon_does_not_terminate():
         assert not health.terminated_share.any()
 
 
+def test_members_may_have_horizons_of_their_own():
+    """Each member's rows are those that it has where all have its horizon."""
+    given = setting()
+    together, health = roll(given, horizon=(4, 1, 3))
+    for member, horizon in enumerate((4, 1, 3)):
+        alone, own = roll(given, horizon=horizon)
+        assert together[member].equal(alone[member])
+        for left, right in zip(health, own, strict=True):
+            torch.testing.assert_close(left[member], right[member], equal_nan=True)
+
+
 def test_all_rows_may_end_early():
     given = setting(limit=[-math.inf] * 3)
     rows, health = roll(given)
@@ -529,7 +542,7 @@ def test_compiled_equals_eager():
     for step in eager, fast:
         buffer = SyntheticBuffer(3, 1, 23 * 3, width, CPU)
         imagine(
-            step, given.world, given.policy, given.starts, buffer, 0, SEEDS, 23, 3,
+            step, given.world, given.policy, given.starts, buffer, 0, SEEDS, 23, (3, 3, 3),
             given.pessimism, given.bounds,
         )  # fmt: skip
         found.append(buffer)

@@ -108,7 +108,12 @@ def test_draws_no_noise():
 def test_registry_builds_it_from_its_settings():
     built = LEARNERS["bc"](BCSettings(discount=0.5), S, A, 100)  # type: ignore[call-arg]
     assert isinstance(built, BehaviourCloning)
-    assert built.discount == 0.5
+    assert built.initialise((3, 4), CPU)["settings"]["discount"].tolist() == [0.5, 0.5]
+
+
+def test_members_may_have_learning_rates_of_their_own():
+    state = learner(learning_rate=(1e-2, 1e-3, 0.1)).initialise((5, 6), CPU, first=1)
+    assert state["settings"]["learning_rate"].tolist() == [1e-3, 0.1]
 
 
 def test_recovers_the_policy_that_logged_the_data():

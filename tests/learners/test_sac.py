@@ -368,9 +368,67 @@ def test_values_are_those_of_every_critic():
 def test_registry_builds_it_from_its_settings():
     built = LEARNERS["sac"](SACSettings(), S, A, 100)  # type: ignore[call-arg]
     assert isinstance(built, SAC)
-    assert built.discount == 0.99
-    assert built.target_entropy == -A
-    assert learner(target_entropy=0.0).target_entropy == 0
+    numbers = built.initialise(SEEDS, CPU)["settings"]
+    assert numbers["discount"].tolist() == [0.99] * P
+    assert numbers["target_entropy"].tolist() == [-A] * P
+    zero = learner(target_entropy=0.0).initialise(SEEDS, CPU)["settings"]
+    assert zero["target_entropy"].tolist() == [0.0] * P
+
+
+#: Values for members 0, 1 and 2 of every number that may differ between them.
+OWN = {
+    "discount": (0.9, 0.5, 0.99),
+    "actor_learning_rate": (1e-2, 3e-2, 1e-3),
+    "critic_learning_rate": (3e-2, 1e-3, 1e-2),
+    "temperature_learning_rate": (2e-2, 5e-2, 1e-2),
+    "target_rate": (0.1, 0.5, 0.01),
+    "initial_temperature": (1.0, 0.3, 2.0),
+    "max_temperature": (2.0, 0.1, 1.0),
+    "target_entropy": (-2.0, 0.5, -1.0),
+}
+
+
+def test_members_with_settings_of_their_own_are_what_they_are_alone():
+    """In float64, to 1e-9: together, and as a later part of a population."""
+    whole = learner(**OWN)
+    state = state_of(whole)
+    later = converted(whole.initialise(SEEDS[1:], CPU, first=1), torch.float64)
+    updates = batches(5)
+    for batch, noise in updates:
+        whole.update(state, batch, noise)
+        whole.update(later, Transitions(*(value[1:] for value in batch)), noise[1:])
+    for member, seed in enumerate(SEEDS):
+        alone = learner(**{name: values[member] for name, values in OWN.items()})
+        single = state_of(alone, (seed,))
+        for batch, noise in updates:
+            alone.update(single, of_member(batch, member), noise[member : member + 1])
+        for part in "actor", "critic", "target", "temperature":
+            for name, value in single[part].items():
+                torch.testing.assert_close(state[part][name][member], value[0], rtol=0, atol=1e-9)
+                if member:
+                    other = later[part][name][member - 1]
+                    torch.testing.assert_close(other, value[0], rtol=0, atol=1e-9)
+
+
+def test_every_setting_that_may_differ_does_make_a_difference():
+    """Else the test above would pass for one that is ignored."""
+    updates = batches(3)
+    reference = state_of(learner())
+    found = [reference]
+    for name, values in OWN.items():
+        changed = {"max_temperature": 0.05}.get(name, values[1])
+        found.append(state_of(learner(**{name: changed})))
+        for batch, noise in updates:
+            learner(**{name: changed}).update(found[-1], batch, noise)
+    for batch, noise in updates:
+        learner().update(reference, batch, noise)
+    for name, state in zip(OWN, found[1:], strict=True):
+        same = all(
+            state[part][key].equal(value)
+            for part in ("actor", "critic", "target", "temperature")
+            for key, value in reference[part].items()
+        )
+        assert not same, name
 
 
 def test_target_starts_as_a_copy_of_the_critic():
@@ -406,20 +464,20 @@ def test_edac_initialisation():
 def test_cosine_schedule_runs_from_the_whole_rate_to_none():
     sac = SAC(settings(actor_learning_rate=0.5), S, A, 100)
     state = state_of(sac)
-    like = torch.zeros(P)
     for count, share in (0, 1.0), (25, (1 + 0.5**0.5) / 2), (50, 0.5), (100, 0.0), (200, 0.0):
         state["actor_adam"].steps.fill_(count)
-        rate = sac.actor_rate(state, like)
-        assert rate.dtype == torch.float32
-        torch.testing.assert_close(rate, torch.full((P,), 0.5 * share), atol=1e-7, rtol=1e-6)
+        decay = sac.actor_decay(state)
+        wanted = torch.full((P,), share, dtype=decay.dtype)
+        torch.testing.assert_close(decay, wanted, atol=1e-7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("initial", [0.3, 1.0, 5.0])
 def test_temperature_starts_where_it_is_told_and_is_capped(initial):
     for cap, wanted in (None, initial), (1.0, min(initial, 1.0)):
         sac = learner(initial_temperature=initial, max_temperature=cap)
-        value = sac.temperature(sac.initialise(SEEDS, CPU)["temperature"]["log_value"])
-        torch.testing.assert_close(value, torch.full((P,), wanted))
+        [(batch, noise)] = batches(1)
+        used = sac.update(state_of(sac), batch, noise)["temperature"]
+        torch.testing.assert_close(used, torch.full((P,), wanted).double())
 
 
 def test_a_temperature_above_its_cap_can_come_down():

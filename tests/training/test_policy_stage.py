@@ -47,6 +47,7 @@ def config(imagination: dict[str, Any] | None = None, **changes: Any) -> TrainCo
         "dataset": {"source": "none"},
         "learner": {"kind": "sac", "hidden": (8, 8), "batch_size": 10},
         "num_updates": 60,
+        "population": 3,
         "imagination": branched | (imagination or {}),
     }
     return TrainConfig.model_validate(base | changes)
@@ -103,8 +104,6 @@ def go_on() -> bool:
 class Scribe:
     """A learner that writes down its batches and counts; a seed may be ruined from an update on."""
 
-    discount = 0.9
-    value_lag = 200.0
     metric_names = ("critic_loss", "value_mean")
 
     def __init__(
@@ -116,8 +115,12 @@ class Scribe:
         self.ruin, self.loss, self.value = ruin, loss, value
         self.batches: dict[int, list[Transitions]] = {}
 
-    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
+    def initialise(
+        self, seeds: Sequence[int], device: torch.device, first: int = 0
+    ) -> LearnerState:
+        numbers = {"discount": 0.9, "target_rate": 0.005}
         return {
+            "settings": {k: torch.full((len(seeds),), v).double() for k, v in numbers.items()},
             "actor": {"weight": torch.zeros(len(seeds), 1)},
             "seeds": torch.tensor(list(seeds)).double(),
             "updates": torch.zeros(len(seeds)),  # never rolled back by a ruined value
@@ -455,6 +458,41 @@ def test_a_population_equals_its_lone_runs():
     reports = lone.report(), together.report()
     for name, values in reports[0].items():
         assert values == pytest.approx(reports[1][name], rel=1e-3, abs=1e-4), name
+
+
+def test_members_with_settings_of_their_own_equal_their_lone_runs():
+    """Float32, 20 updates with three refreshes: within 1e-4 batched, and to the bit in groups."""
+    learning = {
+        "discount": (0.9, 0.99, 0.5),
+        "critic_learning_rate": (1e-3, 3e-4, 1e-2),
+        "target_rate": (0.5, 0.005, 0.1),
+    }
+    horizons, weights = (1, 4, 2), (0.0, 3.0, 0.5)
+    penalty = {"kind": "ensemble_std", "weight": weights}
+    base = {"kind": "sac", "hidden": (8, 8), "batch_size": 10}
+    settings = config({"horizon": horizons, "penalty": penalty}, learner=base | learning)
+    for groups in LONE, TOGETHER:
+        stage = stage_of(groups, settings)
+        stage.advance(20, go_on)
+        state = stage.snapshot().state
+        for member, seeds in enumerate(LONE):
+            own = {name: values[member] for name, values in learning.items()}
+            alone = stage_of(
+                [seeds],
+                config(
+                    {
+                        "horizon": horizons[member],
+                        "penalty": penalty | {"weight": weights[member]},
+                    },
+                    learner=base | own,
+                    population=1,
+                ),
+            )
+            alone.advance(20, go_on)
+            for name, value in alone.snapshot().state.items():
+                if groups is LONE:
+                    assert state[name][member].equal(value[0]), name
+                torch.testing.assert_close(state[name][member], value[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_stop_request_leaves_the_stage_as_far_as_its_last_group():

@@ -98,10 +98,10 @@ def _kind(settings: type[BaseModel]) -> str:
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, without ``Annotated`` around them."""
+    """The members of a union, and of unions in it, without ``Annotated`` around them."""
     annotation = _bare(annotation)
     if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(_bare(part) for part in get_args(annotation))
+        return tuple(one for part in get_args(annotation) for one in _alternatives(part))
     return (annotation,)
 
 

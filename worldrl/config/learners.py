@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from worldrl.config.base import Settings
+from worldrl.config.members import PerMember
 
+Discount = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
@@ -15,7 +18,7 @@ class LearnerSettings(Settings):
     """What every learner has."""
 
     batch_size: PositiveInt = 256
-    discount: float = Field(default=0.99, ge=0, lt=1)
+    discount: PerMember[Discount] = 0.99
 
 
 class SACSettings(LearnerSettings):
@@ -24,14 +27,14 @@ class SACSettings(LearnerSettings):
     kind: Literal["sac"] = "sac"
     hidden: Hidden = (256, 256)
     num_critics: PositiveInt = 2
-    actor_learning_rate: PositiveFloat = 1e-4
-    critic_learning_rate: PositiveFloat = 3e-4
-    temperature_learning_rate: PositiveFloat = 1e-4
-    target_rate: float = Field(default=0.005, gt=0, le=1)
+    actor_learning_rate: PerMember[PositiveFloat] = 1e-4
+    critic_learning_rate: PerMember[PositiveFloat] = 3e-4
+    temperature_learning_rate: PerMember[PositiveFloat] = 1e-4
+    target_rate: PerMember[Share] = 0.005
     temperature: Literal["auto", "fixed"] = "auto"
-    initial_temperature: PositiveFloat = 1.0
-    max_temperature: PositiveFloat | None = 1.0
-    target_entropy: float | None = None
+    initial_temperature: PerMember[PositiveFloat] = 1.0
+    max_temperature: PerMember[PositiveFloat] | None = 1.0
+    target_entropy: PerMember[float] | None = None
     """None means minus the number of action dimensions."""
     entropy_in_target: bool = True
     actor_schedule: Literal["constant", "cosine"] = "cosine"
@@ -44,7 +47,7 @@ class BCSettings(LearnerSettings):
 
     kind: Literal["bc"] = "bc"
     hidden: Hidden = (256, 256)
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: PerMember[PositiveFloat] = 3e-4
 
 
 Learner = Annotated[SACSettings | BCSettings, Field(discriminator="kind")]

@@ -273,7 +273,7 @@ def _read(field: FieldInfo, value: Any, path: Path, origin: str) -> Any:
         if isinstance(value, list):
             value = tuple(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            value = (value,)
+            value = value if accepts(field, float) or accepts(field, int) else (value,)
     if is_whole(field):
         value = tuple(map(_whole, value)) if isinstance(value, tuple) else _whole(value)
     for item in value if isinstance(value, tuple) else (value,):

@@ -19,6 +19,7 @@ from pydantic import (
 
 from worldrl.config.base import Settings
 from worldrl.config.learners import Hidden, Learner, SACSettings
+from worldrl.config.members import PerMember, wrong_lengths
 
 PenaltyKind = Literal[
     "none",
@@ -98,7 +99,7 @@ class PenaltySettings(Settings):
     """Pessimism: reward - weight * penalty."""
 
     kind: PenaltyKind = "max_aleatoric"
-    weight: NonNegativeFloat = 0.5
+    weight: PerMember[NonNegativeFloat] = 0.5
     scale: Literal["none", "dataset_quantile"] = "none"
     """dataset_quantile divides by the 0.95 quantile of the penalty on the data."""
 
@@ -107,7 +108,7 @@ class BranchedSettings(Settings):
     """Branched model rollouts from dataset states (MBPO, MOPO)."""
 
     kind: Literal["branched"] = "branched"
-    horizon: PositiveInt = 5
+    horizon: PerMember[PositiveInt] = 5
     penalty: PenaltySettings = PenaltySettings()
     batch_size: PositiveInt = 50_000
     """Rollout starts per refresh."""
@@ -199,6 +200,13 @@ class TrainConfig(RunSettings):
     """Updates between evaluations in the environment; 0: never build one."""
     evaluation: EvaluationSettings = EvaluationSettings()
     guard: GuardSettings = GuardSettings()
+
+    @model_validator(mode="after")
+    def _lists_have_one_value_a_member(self) -> Self:
+        wrong = list(wrong_lengths(self, self.population))
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 Config = PretrainConfig | TrainConfig

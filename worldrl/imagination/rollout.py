@@ -124,11 +124,11 @@ def imagine(
     refresh: int,
     seeds: Sequence[int],
     batch_size: int,
-    horizon: int,
+    horizons: Sequence[int],
     pessimism: Pessimism,
     bounds: Bounds,
 ) -> RolloutHealth:
-    """Fill the buffer slot of one refresh, ``batch_size`` starts and ``horizon`` steps a member.
+    """Fill the buffer slot of one refresh, ``batch_size`` starts of ``horizons[p]`` steps.
 
     Noise comes from blocks named by the refresh and the step and is indexed by row position, so
     that a member's rows are those of its lone run, and a refresh can be made again from its number
@@ -141,19 +141,19 @@ def imagine(
     slot = buffer.slot(refresh)
     chunk = chunk_rows(batch_size, members, device)
 
-    def noise(name: str, number: int, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return draw(seeds, f"rollout.{name}", number, sample, device)
+    def noise(name: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return draw(seeds, f"rollout.{name}", refresh, sample, device)
 
-    picked = noise("start", refresh, _integers(batch_size, len(starts)))
+    picked = noise("start", _integers(batch_size, len(starts)))
     observation = starts[picked]  # (P, R, S); each member's live rows come first
     live = [batch_size] * members
     written = [0] * members
     tally = Tally(members, device)
-    for depth in range(horizon):
-        number = refresh * horizon + depth
-        action_noise = noise("action", number, _normals(batch_size, action_size))
-        model_noise = noise("model", number, _normals(batch_size, observation_size + 1))
-        choice = noise("elite", number, _integers(batch_size, elites.shape[1]))
+    limits = torch.tensor(list(horizons), device=device)[:, None]
+    for depth in range(max(horizons)):
+        action_noise = noise(f"action.{depth}", _normals(batch_size, action_size))
+        model_noise = noise(f"model.{depth}", _normals(batch_size, observation_size + 1))
+        choice = noise(f"elite.{depth}", _integers(batch_size, elites.shape[1]))
         elite = elites.gather(1, choice)
         width = max(live)
         parts = []
@@ -178,7 +178,7 @@ def imagine(
         keep = given & rows.isfinite().all(-1)
         survive = keep & (rows[..., -1] == 0)
         tally.add(imagined, given, keep, survive)
-        kept, live = keep.sum(1).tolist(), survive.sum(1).tolist()
+        kept, live = keep.sum(1).tolist(), (survive & (depth + 1 < limits)).sum(1).tolist()
         if min(live) < width:  # survivors first, then the ended, then the dropped
             rank = 2 - survive.int() - keep.int()
             order = rank.argsort(dim=1, stable=True)

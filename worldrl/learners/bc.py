@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.learners import BCSettings
+from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import at_least_float32, init_uniform, mlp
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
@@ -25,16 +26,24 @@ class BehaviourCloning:
     ) -> None:
         self.settings = settings
         self.sizes = [observation_size, *settings.hidden, action_size]
-        self.discount = settings.discount
-        self.value_lag = 1.0  # no values, so no target either
 
-    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
+    def initialise(
+        self, seeds: Sequence[int], device: torch.device, first: int = 0
+    ) -> LearnerState:
         """Fresh networks, one generator per member."""
         members = [init_uniform(self.sizes, (), generator(seed, "bc.actor")) for seed in seeds]
         actor = {
             name: torch.stack([one[name] for one in members]).to(device) for name in members[0]
         }
-        return {"actor": actor, "actor_adam": adam_init(actor)}
+        numbers = {
+            "discount": self.settings.discount,
+            "learning_rate": self.settings.learning_rate,
+        }
+        return {
+            "settings": settings_tensors(numbers, first, len(seeds), device),
+            "actor": actor,
+            "actor_adam": adam_init(actor),
+        }
 
     def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
         """None is needed."""
@@ -49,7 +58,7 @@ class BehaviourCloning:
             return per_member.sum(), per_member
 
         gradients, (_, losses) = grad_and_value(loss, has_aux=True)(state["actor"])
-        rate = torch.full_like(losses, self.settings.learning_rate)
+        rate = state["settings"]["learning_rate"].to(losses.dtype)
         adam_step(state["actor"], gradients, state["actor_adam"], rate)
         return {"actor_loss": losses}
 

@@ -16,6 +16,7 @@ from torch.func import grad_and_value
 
 from worldrl.config.learners import SACSettings
 from worldrl.learners.policies import tanh_gaussian
+from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import at_least_float32, init_uniform, scalar_mlp
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
@@ -41,12 +42,10 @@ class SAC:
         self.observation_size = observation_size
         self.action_size = action_size
         self.num_updates = num_updates
-        self.discount = settings.discount
-        self.value_lag = 1 / settings.target_rate
-        given = settings.target_entropy
-        self.target_entropy = -float(action_size) if given is None else given
 
-    def initialise(self, seeds: Sequence[int], device: torch.device) -> LearnerState:
+    def initialise(
+        self, seeds: Sequence[int], device: torch.device, first: int = 0
+    ) -> LearnerState:
         """Fresh networks, one generator per member and network; the target equals the critic."""
         settings, actors, critics = self.settings, [], []
         for seed in seeds:
@@ -68,9 +67,10 @@ class SAC:
             actors.append(actor)
             critics.append(critic)
         actor, critic = _stack(actors, device), _stack(critics, device)
-        initial = math.log(settings.initial_temperature)
-        temperature = {"log_value": torch.full((len(seeds),), initial, device=device)}
+        own = settings_tensors(self._per_member(), first, len(seeds), device)
+        temperature = {"log_value": own["initial_temperature"].log().float()}
         return {
+            "settings": own,
             "actor": actor,
             "critic": critic,
             "target": {name: value.clone() for name, value in critic.items()},
@@ -80,6 +80,20 @@ class SAC:
             "temperature_adam": adam_init(temperature),
         }
 
+    def _per_member(self) -> dict[str, float | tuple[float, ...]]:
+        given = self.settings
+        cap, entropy = given.max_temperature, given.target_entropy
+        return {
+            "discount": given.discount,
+            "actor_learning_rate": given.actor_learning_rate,
+            "critic_learning_rate": given.critic_learning_rate,
+            "temperature_learning_rate": given.temperature_learning_rate,
+            "target_rate": given.target_rate,
+            "initial_temperature": given.initial_temperature,
+            "max_temperature": math.inf if cap is None else cap,
+            "target_entropy": -float(self.action_size) if entropy is None else entropy,
+        }
+
     def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
         """Standard normals for the target's and the actor's actions."""
         shape = (count, 2, batch_size, self.action_size)
@@ -87,18 +101,19 @@ class SAC:
 
     def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
         """One critic, actor, temperature and target step, in place."""
-        settings = self.settings
         actor, critic, target = state["actor"], state["critic"], state["target"]
         log_temperature = state["temperature"]["log_value"]
-        temperature = self.temperature(log_temperature)
+        own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
+        temperature = log_temperature.exp().minimum(own["max_temperature"])
 
         next_action, next_log_density = tanh_gaussian(actor, batch.next_observation).sample(
             noise[:, 0]
         )
         next_value = critic_values(target, batch.next_observation, next_action).amin(1)
-        if settings.entropy_in_target:
+        if self.settings.entropy_in_target:
             next_value = next_value - temperature[:, None] * next_log_density
-        backup = batch.reward + settings.discount * (1 - batch.terminated) * next_value
+        discount = own["discount"][:, None] * (1 - batch.terminated)
+        backup = batch.reward + discount * next_value
 
         def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             values = critic_values(critic, batch.observation, batch.action)  # (P, M, B)
@@ -108,8 +123,7 @@ class SAC:
         gradients, (_, (critic_losses, value_means)) = grad_and_value(critic_loss, has_aux=True)(
             critic
         )
-        rate = torch.full_like(temperature, settings.critic_learning_rate)
-        adam_step(critic, gradients, state["critic_adam"], rate)
+        adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
 
         def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             action, log_density = tanh_gaussian(actor, batch.observation).sample(noise[:, 1])
@@ -120,17 +134,16 @@ class SAC:
         gradients, (_, (actor_losses, log_densities)) = grad_and_value(actor_loss, has_aux=True)(
             actor
         )
-        adam_step(actor, gradients, state["actor_adam"], self.actor_rate(state, temperature))
+        rate = own["actor_learning_rate"] * self.actor_decay(state).to(temperature.dtype)
+        adam_step(actor, gradients, state["actor_adam"], rate)
 
-        if settings.temperature == "auto":
+        if self.settings.temperature == "auto":
             # d/dlog_alpha of -log_alpha * (log_density + target_entropy), its usual surrogate.
-            gradient = -(log_densities + self.target_entropy)
-            rate = torch.full_like(temperature, settings.temperature_learning_rate)
-            adam_step(
-                state["temperature"], {"log_value": gradient}, state["temperature_adam"], rate
-            )
+            gradients = {"log_value": -(log_densities + own["target_entropy"])}
+            rate = own["temperature_learning_rate"]
+            adam_step(state["temperature"], gradients, state["temperature_adam"], rate)
         for name, value in target.items():
-            value.lerp_(critic[name], settings.target_rate)
+            value.lerp_(critic[name], own["target_rate"].view(-1, *[1] * (value.dim() - 1)))
         return {
             "critic_loss": critic_losses,
             "actor_loss": actor_losses,
@@ -140,20 +153,12 @@ class SAC:
             "entropy": -log_densities,
         }
 
-    def temperature(self, log_temperature: Tensor) -> Tensor:
-        """``(P,)``, capped as the settings say."""
-        cap = self.settings.max_temperature
-        value = log_temperature.exp()
-        return value if cap is None else value.clamp(max=cap)
-
-    def actor_rate(self, state: LearnerState, like: Tensor) -> Tensor:
-        """The actor's learning rate ``(P,)`` under its schedule."""
-        rate = self.settings.actor_learning_rate
+    def actor_decay(self, state: LearnerState) -> Tensor:
+        """The schedule's factor ``(P,)`` on the actor's learning rate."""
+        steps: Tensor = state["actor_adam"].steps
         if self.settings.actor_schedule == "constant":
-            return torch.full_like(like, rate)
-        progress = (state["actor_adam"].steps / self.num_updates).clamp(max=1.0)
-        factor = 0.5 * (1 + torch.cos(math.pi * progress))
-        return (rate * factor).to(like.dtype)
+            return torch.ones_like(steps)
+        return 0.5 * (1 + torch.cos(math.pi * (steps / self.num_updates).clamp(max=1.0)))
 
     def policy_parameters(self, state: LearnerState) -> Parameters:
         """The actor network."""

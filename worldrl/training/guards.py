@@ -89,8 +89,8 @@ def check(
         finite: every tensor of the learner is finite.
     """
     if not finite or not all(math.isfinite(value) for value in metrics.values()):
-        trip = Trip(f"a weight or a metric is not finite; {REMEDY}", step)
-        return Verdict(trip, False, memory)
+        broken = Trip(f"a weight or a metric is not finite; {REMEDY}", step)
+        return Verdict(broken, False, memory)
     value = metrics.get("value_mean", 0.0)
     loss = metrics.get("critic_loss", 0.0)
     if memory.reference_loss is None and step >= guard.warmup:

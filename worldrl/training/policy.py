@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from itertools import repeat
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from worldrl.config.members import per_member
 from worldrl.config.schema import BranchedSettings, GuardSettings, TrainConfig
 from worldrl.errors import RunError
 from worldrl.imagination.buffer import SyntheticBuffer, bytes_needed, check_memory
@@ -78,9 +79,12 @@ class PolicyStage:
             if autocast:
                 step = _autocast(step, device.type)
             step = compiled(step, compile_rollout, device)
+        firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
         self.groups = [
-            PolicyGroup(config, learner, seeds, logged, world, update, step)
-            for seeds, world in zip(groups, worlds or repeat(None, len(groups)), strict=True)
+            PolicyGroup(config, learner, seeds, first, logged, world, update, step)
+            for seeds, first, world in zip(
+                groups, firsts, worlds or repeat(None, len(groups)), strict=True
+            )
         ]
 
     @property
@@ -154,6 +158,7 @@ class PolicyGroup:
         config: TrainConfig,
         learner: Learner,
         seeds: Sequence[int],
+        first: int,  # number of the first seed's member in the run's population
         logged: Logged,
         world: World | None,
         update: Update,
@@ -164,7 +169,7 @@ class PolicyGroup:
         device, members = logged.rows.device, len(self.seeds)
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
-        self.state: LearnerState = learner.initialise(self.seeds, device)
+        self.state: LearnerState = learner.initialise(self.seeds, device, first)
         self.good = {name: value.clone() for name, value in flat(self.state).items()}
         self.trips: list[Trip | None] = [None] * members
         self.step = 0
@@ -173,23 +178,20 @@ class PolicyGroup:
         self.memories = [Memory()] * members
         self.health: RolloutHealth | None = None
         self._noise: tuple[int, Tensor, Tensor, Tensor] | None = None
-        self.scale = Scale(
-            float(logged.reward.abs().max()),
-            float(logged.reward.square().mean().sqrt()),
-            learner.discount,
-            learner.value_lag,
-        )
+        self.scales = value_scales(logged, self.state["settings"])
 
         imagination = config.imagination
         if isinstance(imagination, BranchedSettings):
             self.imagination: BranchedSettings | None = imagination
+            own = slice(first, first + members)
+            self.horizons = per_member(imagination.horizon, config.population)[own]
             # 0.29 * 100 is 28.999...: still 29 rows.
             self.real = int(imagination.real_ratio * self.batch_size + 1e-9)
             self.blocks: list[Block] = []
             self.buffer = SyntheticBuffer(
                 members,
                 imagination.retain,
-                imagination.batch_size * imagination.horizon,
+                imagination.batch_size * max(self.horizons),
                 logged.rows.shape[1],
                 device,
             )
@@ -199,8 +201,8 @@ class PolicyGroup:
             if imagination.penalty.scale == "dataset_quantile":
                 penalty = PENALTIES[imagination.penalty.kind]
                 scale = penalty_quantile(world.ensemble, penalty, logged.observation, logged.action)
-            weight = torch.full((members,), imagination.penalty.weight, device=device)
-            self.pessimism = Pessimism(weight, scale)
+            weights = per_member(imagination.penalty.weight, config.population)[own]
+            self.pessimism = Pessimism(torch.tensor(weights, device=device), scale)
         else:
             self.imagination = None
             self.real = self.batch_size
@@ -304,7 +306,7 @@ class PolicyGroup:
             block.refresh,
             self.seeds,
             self.imagination.batch_size,
-            self.imagination.horizon,
+            self.horizons,
             self.pessimism,
             self.bounds,
         )
@@ -332,7 +334,12 @@ class PolicyGroup:
                 continue
             own = {name: values[member] for name, values in metrics.items()}
             verdict = check(
-                guard, own, bool(finite[member]), self.step, self.scale, self.memories[member]
+                guard,
+                own,
+                bool(finite[member]),
+                self.step,
+                self.scales[member],
+                self.memories[member],
             )
             self.trips[member], self.memories[member] = verdict.trip, verdict.memory
             if verdict.calm:
@@ -413,9 +420,21 @@ def check_buffers(imagination: BranchedSettings, members: int, logged: Logged) -
     Raises:
         ConfigError: with the bytes needed and free, and the settings that shrink them.
     """
-    capacity = imagination.batch_size * imagination.horizon
+    capacity = imagination.batch_size * max(per_member(imagination.horizon, members))
     needed = bytes_needed(members, imagination.retain, capacity, logged.rows.shape[1])
     check_memory(needed, logged.rows.device)
+
+
+def value_scales(logged: Logged, settings: Mapping[str, Tensor]) -> list[Scale]:
+    """What values can be, for each member; a learner without a target network has no lag."""
+    largest = float(logged.reward.abs().max())
+    typical = float(logged.reward.square().mean().sqrt())
+    discounts = settings["discount"]
+    lags = 1 / settings.get("target_rate", torch.ones_like(discounts))
+    return [
+        Scale(largest, typical, discount, lag)
+        for discount, lag in zip(discounts.tolist(), lags.tolist(), strict=True)
+    ]
 
 
 def update_function(learner: Learner, logged: Logged, autocast: bool) -> Update:

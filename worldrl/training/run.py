@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from worldrl.config.members import per_member
 from worldrl.config.schema import BranchedSettings, Config, TrainConfig
 from worldrl.data.dataset import Dataset, load
 from worldrl.errors import ConfigError, RunError, WorldRLError
@@ -487,5 +488,5 @@ def _rollout_calls(config: TrainConfig, device: torch.device) -> int:
         return 0
     refreshes = math.ceil(config.num_updates / imagination.every)
     chunk = chunk_rows(imagination.batch_size, 1, device)
-    chunks = math.ceil(imagination.batch_size / chunk) * imagination.horizon
-    return refreshes * chunks * config.population
+    depths = sum(per_member(imagination.horizon, config.population))
+    return refreshes * math.ceil(imagination.batch_size / chunk) * depths
