@@ -75,6 +75,7 @@ def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Pat
             "returns": data_baselines(dataset),
         },
         "overrides": experiment["overrides"],
+        "settings": _settings(out),
         "status": result.status,
         "seconds": round(result.seconds),
         "metrics": result.metrics,
@@ -86,6 +87,14 @@ def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Pat
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(score.protocol())
+
+
+def _settings(out: Path) -> dict[str, Any]:
+    """The whole resolved configuration, without where things lay on this machine."""
+    settings: dict[str, Any] = yaml.safe_load((out / "config.yaml").read_text())
+    for group in "dataset", "model":
+        settings[group].pop("source", None)
+    return settings
 
 
 def table() -> str:
@@ -120,7 +129,7 @@ def table() -> str:
             own += f" [{score['normalized_score']:.1f} ± {score['normalized_std']:.1f}]"
         if record["status"] != "finished":
             own += f" ({record['status']})"
-        updates = record["overrides"]["num_updates"]
+        updates = record["settings"]["num_updates"]
         lines.append(
             f"| {record['name']} | {updates:,} | {score['members']} | {own} "
             f"| {shown(data['mean'])} | {shown(data['last_tenth'])} | {shown(data['best_tenth'])} "

@@ -31,7 +31,9 @@ def test_no_recipe_gives_the_defaults_of_the_schema() -> None:
 
 class TestPrecedence:
     def test_recipe_beats_defaults(self) -> None:
-        assert load_config("train", "mopo", [DATA]).num_updates == 3_000_000
+        assert (
+            load_config("train", "mopo", ["dataset=d4rl:hopper-medium-v2"]).num_updates == 3_000_000
+        )
         assert TrainConfig.model_fields["num_updates"].default != 3_000_000
 
     def test_task_row_beats_recipe(self) -> None:
@@ -51,6 +53,11 @@ class TestPrecedence:
         file = write(tmp_path, "seed: 1\ntasks:\n  mine-v0: {seed: 2}")
         assert load_config("train", file, ["dataset=d4rl:mine-v0"]).seed == 2
         assert load_config("train", file, ["dataset=d4rl:other-v0"]).seed == 1
+
+    def test_the_row_other_serves_every_dataset_without_a_row(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "seed: 1\ntasks:\n  mine-v0: {seed: 2}\n  other: {seed: 3}")
+        for source, seed in ("d4rl:mine-v0", 2), ("d4rl:yours-v0", 3), ("x.npz", 3):
+            assert load_config("train", file, [f"dataset={source}"]).seed == seed
 
     def test_overrides_beat_everything(self, tmp_path: Path) -> None:
         file = write(tmp_path, "recipe: mopo\ndataset: x\nimagination: {horizon: 9}\nseed: 4")

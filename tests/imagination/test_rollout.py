@@ -18,11 +18,14 @@ from worldrl.imagination.buffer import SyntheticBuffer
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
     Bounds,
+    LoggedRange,
     Pessimism,
     RolloutHealth,
+    Stop,
     chunk_rows,
     imagine,
     imagined_step,
+    logged_range,
     observation_bounds,
     penalty_quantile,
 )
@@ -36,6 +39,10 @@ from worldrl.types import Parameters, Prediction, Transitions
 S, A, N = 3, 2, 5
 SEEDS = (20, 21, 22)
 CPU = torch.device("cpu")
+LOGGED = LoggedRange(
+    torch.tensor([-2.0, -1.0, -3.0]), torch.tensor([5.0, 6.0, 7.0]), torch.tensor([1.0, 2.0, 0.5]),
+    torch.tensor(-1.0), torch.tensor(320.0),
+)  # fmt: skip
 FREE = Bounds(torch.full((S,), -math.inf), torch.full((S,), math.inf))
 
 
@@ -66,6 +73,8 @@ class Setting(NamedTuple):
     starts: Tensor
     pessimism: Pessimism
     bounds: Bounds
+    logged: LoggedRange
+    stop: Stop | None = None
 
 
 def act(policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
@@ -82,6 +91,11 @@ def penalty(prediction: Prediction) -> Tensor:
     return prediction.mean[:, 0, :, 0].abs() + prediction.std[:, 0, :, 0]
 
 
+def measure(prediction: Prediction) -> Tensor:
+    """What stops look at: unlike the penalty."""
+    return prediction.mean[:, 0, :, 1].abs()
+
+
 def setting(**changes: Any) -> Setting:
     """Three members that end at different rates; changes are lists of one value a member."""
     members = len(SEEDS)
@@ -93,6 +107,8 @@ def setting(**changes: Any) -> Setting:
         "limit": [4.0, 8.0, 6.0],
         "weight": [1.0, 0.5, 2.0],
         "scale": [1.0, 4.0, 0.5],
+        "stop_limit": [2.0, 1.0, 1.5],
+        "floor": [-5.0, -6.0, -7.0],
     } | changes  # fmt: skip
 
     def column(name: str, *shape: int) -> Tensor:
@@ -103,8 +119,9 @@ def setting(**changes: Any) -> Setting:
         World(toy, {"limit": column("limit", 1)}),  # type: ignore[arg-type]
         {"gain": column("gain", 1, 1)},
         torch.randn(40, S, generator=torch.Generator().manual_seed(0)),
-        Pessimism(column("weight"), column("scale")),
+        Pessimism(*(column(name) for name in ("weight", "scale", "stop_limit", "floor"))),
         FREE,
+        LOGGED,
     )
 
 
@@ -117,6 +134,8 @@ def of_member(given: Setting, member: int) -> Setting:
         given.starts,
         Pessimism(*(value[own] for value in given.pessimism)),
         given.bounds,
+        given.logged,
+        given.stop,
     )
 
 
@@ -134,10 +153,11 @@ def roll(
         width = row_width(S, A)
         buffer = SyntheticBuffer(len(seeds), 2, batch_size * max(horizons), width, CPU)
         buffer.rows.fill_(math.nan)
-    step = imagined_step(act, penalty, ends)
+    step = imagined_step(act, penalty, ends, given.stop)
+    keep_stopped = given.stop is None or given.stop.kind != "drop"
     health = imagine(
         step, given.world, given.policy, given.starts, buffer, refresh, seeds, batch_size, horizons,
-        given.pessimism, given.bounds,
+        given.pessimism, given.bounds, given.logged, keep_stopped,
     )  # fmt: skip
     counts = buffer.counts[:, refresh % buffer.retain].tolist()
     slot = buffer.slot(refresh)
@@ -149,15 +169,18 @@ class Simulated(NamedTuple):
     lengths: list[int]  # of every trajectory
     rewards: list[float]  # before the penalty
     penalties: list[float]
+    disagreements: list[float]
     dropped: int
     clipped: int
+    outside: int
+    stopped: int
 
 
 def simulate(
     given: Setting, member: int, batch_size: int = 23, horizon: int = 4, refresh: int = 0
 ) -> Simulated:
     """What the rollouts of one member should be, a row at a time."""
-    world, policy, starts, pessimism, bounds = of_member(given, member)
+    world, policy, starts, pessimism, bounds, logged, stop = of_member(given, member)
     seed = SEEDS[member]
 
     def stream(name: str) -> torch.Generator:
@@ -166,8 +189,8 @@ def simulate(
     toy = world.ensemble
     picked = torch.randint(len(starts), (batch_size,), generator=stream("start"))
     live = [(starts[number], trajectory) for trajectory, number in enumerate(picked.tolist())]
-    found = Simulated([], [0] * batch_size, [], [], 0, 0)
-    dropped = clipped = 0
+    found = Simulated([], [0] * batch_size, [], [], [], 0, 0, 0, 0)
+    dropped = clipped = outside = stops = 0
     for depth in range(horizon):
         for_action = torch.randn(batch_size, A, generator=stream(f"action.{depth}"))
         for_model = torch.randn(batch_size, S + 1, generator=stream(f"model.{depth}"))
@@ -190,16 +213,31 @@ def simulate(
             if not sample.isfinite().all():
                 dropped += 1
                 continue
+            stopped = (
+                stop is not None
+                and not terminated
+                and bool(measure(prediction)[0, 0] > pessimism.limit[0])
+            )
+            stops += stopped
+            if stopped and stop is not None and stop.kind == "drop":
+                continue
+            if stopped and stop is not None and stop.kind == "absorb":
+                terminated, reward = True, pessimism.floor[0]
             clipped += not following.equal(sample[:S])
+            within = (sample[:S] >= logged.low).all() and (sample[:S] <= logged.high).all()
+            paid = logged.reward_low <= sample[S] <= logged.reward_high
+            outside += not (within and paid)
+            deviation = prediction.mean[0, :, 0, :S].std(0, correction=0) / logged.spread
+            found.disagreements.append(float(deviation.square().mean().sqrt()))
             values = [*observation, *action[0, 0], reward, *following, float(terminated)]
             found.rows.append(tuple(float(value) for value in values))
             found.rewards.append(float(sample[S]))
             found.penalties.append(float(uncertainty))
             found.lengths[trajectory] += 1
-            if not terminated:
+            if not terminated and not stopped:
                 survivors.append((following, trajectory))
         live = survivors
-    return found._replace(dropped=dropped, clipped=clipped)
+    return found._replace(dropped=dropped, clipped=clipped, outside=outside, stopped=stops)
 
 
 def as_set(rows: Tensor) -> list[tuple[float, ...]]:
@@ -225,9 +263,12 @@ def split_reward(rows: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("chunk", [1, 8, 21, 2048])
 @pytest.mark.parametrize("horizon", [1, 4])
 @pytest.mark.parametrize("refresh", [0, 3])
-def test_members_are_what_one_row_at_a_time_gives(monkeypatch, chunk, horizon, refresh):
+@pytest.mark.parametrize("stop", ["none", "truncate", "drop", "absorb"])
+def test_members_are_what_one_row_at_a_time_gives(monkeypatch, chunk, horizon, refresh, stop):
     monkeypatch.setattr(rollout, "CPU_CHUNK", chunk)
     given = setting(lethal=[-math.inf, -1.5, -2.0])
+    if stop != "none":
+        given = given._replace(stop=Stop(stop, measure))
     given = given._replace(bounds=Bounds(torch.full((S,), -2.0), torch.tensor([9.0, 6.0, 7.0])))
     rows, health = roll(given, horizon=horizon, refresh=refresh)
     for member in range(len(SEEDS)):
@@ -244,6 +285,9 @@ def test_members_are_what_one_row_at_a_time_gives(monkeypatch, chunk, horizon, r
                 "reward_min": min(wanted.rewards),
                 "reward_max": max(wanted.rewards),
                 "reward_mean": sum(wanted.rewards) / count,
+                "disagreement_mean": sum(wanted.disagreements) / count,
+                "outside_share": wanted.outside / count,
+                "stopped_share": wanted.stopped / count,
                 "clipped_share": wanted.clipped / count,
                 "terminated_share": ended / count,
                 "nonfinite": wanted.dropped,
@@ -253,9 +297,11 @@ def test_members_are_what_one_row_at_a_time_gives(monkeypatch, chunk, horizon, r
     if horizon == 4:  # the case is as hard as it should be
         simulated = [simulate(given, member, refresh=refresh) for member in range(3)]
         assert len({len(own.rows) for own in simulated}) > 1
-        assert set().union(*(own.lengths for own in simulated)) >= {1, 2, 3, 4}
+        assert len(set().union(*(own.lengths for own in simulated))) > (1 if stop == "drop" else 2)
         assert simulated[1].dropped > 0
-        assert all(own.clipped > 0 for own in simulated)
+        if stop in ("none", "truncate"):
+            assert all(own.clipped > 0 and own.outside > 0 for own in simulated)
+        assert all((own.stopped > 0) == (stop != "none") for own in simulated)
 
 
 def test_members_of_a_population_equal_their_lone_runs():
@@ -369,6 +415,41 @@ def test_members_may_have_horizons_of_their_own():
         assert together[member].equal(alone[member])
         for left, right in zip(health, own, strict=True):
             torch.testing.assert_close(left[member], right[member], equal_nan=True)
+
+
+def test_a_stop_for_uncertainty_is_terminal_only_where_it_is_absorbing():
+    """Against the same rollouts without a stop, cut where the measure first exceeds its limit."""
+    given = setting(limit=[math.inf] * 3)
+    free, _ = roll(given, horizon=1)
+    for kind in ("truncate", "drop", "absorb"):
+        rows, health = roll(given._replace(stop=Stop(kind, measure)), horizon=1)  # type: ignore[arg-type]
+        for member in range(3):
+            # Survivors come first; the next observation's noise tells rows apart.
+            found, whole = (r[member][r[member][:, S + A + 1].argsort()] for r in (rows, free))
+            row = transitions(whole)
+            drift = row.action[:, 1]
+            beyond = (row.observation[:, 1] + drift).abs() > given.pessimism.limit[member]
+            assert 0 < beyond.sum() < 23
+            share = beyond.sum().item() / len(found)
+            assert health.stopped_share[member].item() == pytest.approx(share)
+            if kind == "drop":
+                assert found.equal(whole[~beyond])
+            elif kind == "truncate":
+                assert found.equal(whole)
+            else:
+                own = transitions(found)
+                assert own.terminated.equal(beyond.float())
+                assert (own.reward[beyond] == given.pessimism.floor[member]).all()
+                assert own.reward[~beyond].equal(row.reward[~beyond])
+
+
+def test_what_the_data_holds():
+    observation = torch.tensor([[1.0, 5.0], [3.0, 5.0], [-1.0, 5.0]])
+    found = logged_range(observation, torch.tensor([0.5, -2.0, 9.0]))
+    assert found.low.tolist() == [-1.0, 5.0]
+    assert found.high.tolist() == [3.0, 5.0]
+    assert found.spread.tolist() == pytest.approx([(8 / 3) ** 0.5, 1.0])
+    assert (found.reward_low, found.reward_high) == (-2.0, 9.0)
 
 
 def test_all_rows_may_end_early():
@@ -518,8 +599,14 @@ def learned(seeds: tuple[int, ...]) -> Setting:
         ),
         {"gain": whole.policy["gain"][:members]},
         whole.starts,
-        Pessimism(torch.full((members,), 0.5), torch.ones(members)),
+        Pessimism(
+            torch.full((members,), 0.5),
+            torch.ones(members),
+            torch.ones(members),
+            torch.zeros(members),
+        ),
         observation_bounds(whole.starts, 0.5),
+        LOGGED,
     )
 
 
@@ -543,7 +630,7 @@ def test_compiled_equals_eager():
         buffer = SyntheticBuffer(3, 1, 23 * 3, width, CPU)
         imagine(
             step, given.world, given.policy, given.starts, buffer, 0, SEEDS, 23, (3, 3, 3),
-            given.pessimism, given.bounds,
+            given.pessimism, given.bounds, given.logged,
         )  # fmt: skip
         found.append(buffer)
     assert found[0].counts.equal(found[1].counts)

@@ -373,6 +373,8 @@ def test_registry_builds_it_from_its_settings():
     assert numbers["target_entropy"].tolist() == [-A] * P
     zero = learner(target_entropy=0.0).initialise(SEEDS, CPU)["settings"]
     assert zero["target_entropy"].tolist() == [0.0] * P
+    scaled = learner(entropy_per_action=(-0.5, -1.0, 2.0)).initialise(SEEDS, CPU)["settings"]
+    assert scaled["target_entropy"].tolist() == [-0.5 * A, -A, 2.0 * A]
 
 
 #: Values for members 0, 1 and 2 of every number that may differ between them.

@@ -237,7 +237,7 @@ class Imaginer:
 
     def __call__(
         self, step: Any, world: World, policy: Parameters, starts: Tensor,
-        buffer: SyntheticBuffer, refresh: int, seeds: Sequence[int], *rest: Any,
+        buffer: SyntheticBuffer, refresh: int, seeds: Sequence[int], *rest: Any, **options: Any,
     ) -> RolloutHealth:  # fmt: skip
         self.calls.append((seeds[0], refresh, policy["weight"].flatten().tolist()))
         counts = torch.tensor([1 + (refresh + member) % 4 for member in range(len(seeds))])
@@ -295,6 +295,28 @@ def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
     assert group.pessimism.weight.tolist() == pytest.approx([0.7] * 3)
     plain = stage_of(TOGETHER, config()).groups[0].pessimism
     assert plain.scale.tolist() == [1.0] * 3
+
+
+def test_a_stop_has_a_quantile_of_its_measure_on_the_data_as_its_limit():
+    stop = {"kind": "absorb", "measure": "mean_std", "quantile": 0.8, "cost": 3.0}
+    settings = config({"stop": stop | {"factor": (1.0, 2.0, 0.5)}})
+    logged, found = logged_rows(), stage_of(TOGETHER, settings).groups[0].pessimism
+    wanted = penalty_quantile(
+        world_of(SEEDS).ensemble, PENALTIES["mean_std"], logged.observation, logged.action, 0.8
+    )
+    torch.testing.assert_close(found.limit, wanted * torch.tensor([1.0, 2.0, 0.5]))
+    assert found.floor.tolist() == [logged.reward.min().item() - 3.0] * 3
+    assert (stage_of(TOGETHER).groups[0].pessimism.limit == math.inf).all()
+
+
+@pytest.mark.parametrize("kind", ["drop", "truncate", "absorb"])
+def test_a_stop_shortens_rollouts_and_is_reported(kind):
+    stop = {"kind": kind, "quantile": 0.5}
+    free, stopped = stage_of(TOGETHER), stage_of(TOGETHER, config({"stop": stop}))
+    reports = run(free, until=10)[0], run(stopped, until=10)[0]
+    assert reports[0]["imagined_stopped_share"] == [0.0] * 3
+    assert all(share > 0.1 for share in reports[1]["imagined_stopped_share"])
+    assert max(reports[1]["imagined_rows"]) < max(reports[0]["imagined_rows"])
 
 
 @both

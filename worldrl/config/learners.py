@@ -35,7 +35,8 @@ class SACSettings(LearnerSettings):
     initial_temperature: PerMember[PositiveFloat] = 1.0
     max_temperature: PerMember[PositiveFloat] | None = 1.0
     target_entropy: PerMember[float] | None = None
-    """None means minus the number of action dimensions."""
+    """None: `entropy_per_action` times the number of action dimensions."""
+    entropy_per_action: PerMember[float] = -1.0
     entropy_in_target: bool = True
     actor_schedule: Literal["constant", "cosine"] = "cosine"
     layer_norm: bool = False

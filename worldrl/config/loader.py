@@ -139,9 +139,10 @@ def _gather(stage: str, recipe: str, overrides: Overrides) -> tuple[_Gathered, s
     gathered: _Gathered = {}
     for part in chain:
         _merge(root, part.settings, part.origin, gathered)
-        if task in part.tasks:
-            row = part.tasks[task]
-            origin = f"{part.origin}, row {task}"
+        name = task if task in part.tasks else recipes.OTHER
+        if name in part.tasks:
+            row = part.tasks[name]
+            origin = f"{part.origin}, row {name}"
             if not isinstance(row, Mapping):
                 raise ConfigError(f"{origin}: expected a mapping of settings, got {_short(row)}")
             _merge(root, row, origin, gathered)

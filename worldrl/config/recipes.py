@@ -8,7 +8,8 @@ A recipe file holds settings and, beside them, up to three keys that are no sett
     ``pretrain`` or ``train``, where the file wants to be sure,
 ``tasks``
     settings of single tasks, by D4RL name; the row of ``hopper-medium-v2`` is taken when
-    ``dataset.source`` is ``d4rl:hopper-medium-v2``.
+    ``dataset.source`` is ``d4rl:hopper-medium-v2``, and the row ``other`` when it is a dataset that
+    no row names.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from worldrl.config import yaml_subset
 from worldrl.errors import ConfigError, suggestion
 
 STAGES = ("pretrain", "train")
+OTHER = "other"  # the row of datasets that no row names
 MAX_BYTES = 1_000_000  # a recipe is a page of text; anything larger is another kind of file
 
 

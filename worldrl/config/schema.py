@@ -30,6 +30,15 @@ PenaltyKind = Literal[
     "mean_std",
 ]
 
+StopKind = Literal["none", "truncate", "drop", "absorb"]
+StopMeasure = Literal[
+    "max_aleatoric",
+    "max_dev_from_mean",
+    "max_pairwise_diff",
+    "ensemble_std",
+    "mean_std",
+]
+
 
 class DatasetSettings(Settings):
     """Where the logged experience comes from."""
@@ -104,12 +113,27 @@ class PenaltySettings(Settings):
     """dataset_quantile divides by the 0.95 quantile of the penalty on the data."""
 
 
+class StopSettings(Settings):
+    """Where a rollout ends before its horizon because the model is unsure."""
+
+    kind: StopKind = "none"
+    """truncate: keep the step, do not call it terminal. drop: leave the step out. absorb: keep it
+    as terminal, with the least logged reward minus `cost` (MOReL, arXiv 2005.05951)."""
+    measure: StopMeasure = "max_pairwise_diff"
+    quantile: float = Field(default=1.0, gt=0, le=1)
+    """Of the measure on the data: beyond it a rollout stops; 1 is the largest."""
+    factor: PerMember[PositiveFloat] = 1.0
+    """Multiplies that limit."""
+    cost: NonNegativeFloat = 0.0
+
+
 class BranchedSettings(Settings):
     """Branched model rollouts from dataset states (MBPO, MOPO)."""
 
     kind: Literal["branched"] = "branched"
     horizon: PerMember[PositiveInt] = 5
     penalty: PenaltySettings = PenaltySettings()
+    stop: StopSettings = StopSettings()
     batch_size: PositiveInt = 50_000
     """Rollout starts per refresh."""
     every: PositiveInt = 1_000

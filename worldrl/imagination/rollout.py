@@ -2,8 +2,8 @@
 
 Janner et al. 2019 (arXiv 1906.08253) and Yu et al. 2020 (arXiv 2005.13239). Every row draws one
 elite a step and takes the next observation and the reward of that member's sample; the reward is
-lowered by the weighted penalty. Terminal rows are stored and leave; the horizon never sets
-``terminated``.
+lowered by the weighted penalty. Terminal rows are stored and leave; neither the horizon nor an
+uncertainty stop sets ``terminated``, but for the stop that is an absorbing state by definition.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from worldrl.config.schema import StopKind
 from worldrl.imagination.buffer import SyntheticBuffer
 from worldrl.models.ensemble import Ensemble
 from worldrl.models.world import World
@@ -32,10 +33,19 @@ Ends = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
 
 
 class Pessimism(NamedTuple):
-    """What is taken off an imagined reward, one value per member."""
+    """What is taken off an imagined reward, and where a rollout stops; one value per member."""
 
     weight: Tensor  # (P,)
     scale: Tensor  # (P,), the penalty is divided by it
+    limit: Tensor  # (P,), a rollout stops where the stop's measure exceeds it
+    floor: Tensor  # (P,), reward of the step into an absorbing stop
+
+
+class Stop(NamedTuple):
+    """How a rollout ends where the model is unsure."""
+
+    kind: StopKind
+    measure: Penalty
 
 
 class Bounds(NamedTuple):
@@ -45,13 +55,26 @@ class Bounds(NamedTuple):
     high: Tensor  # (S,)
 
 
+class LoggedRange(NamedTuple):
+    """What the data holds, to hold imagination against."""
+
+    low: Tensor  # (S,)
+    high: Tensor  # (S,)
+    spread: Tensor  # (S,) standard deviation, 1 where the data is constant
+    reward_low: Tensor  # ()
+    reward_high: Tensor  # ()
+
+
 class Imagined(NamedTuple):
     """One model step for every row."""
 
     rows: Tensor  # (P, C, W) packed transitions, the reward already penalised
     reward: Tensor  # (P, C), before the penalty
     penalty: Tensor  # (P, C), scaled, unweighted
+    disagreement: Tensor  # (P, C), see RolloutHealth
     clipped: Tensor  # (P, C) bool: some dimension left the box
+    outside: Tensor  # (P, C) bool: some dimension, or the reward, left what the data holds
+    stopped: Tensor  # (P, C) bool: the stop's measure exceeded its limit
 
 
 class RolloutHealth(NamedTuple):
@@ -63,15 +86,20 @@ class RolloutHealth(NamedTuple):
     reward_min: Tensor  # before the penalty
     reward_max: Tensor
     reward_mean: Tensor
+    disagreement_mean: Tensor  # deviation of the members' means, in deviations of the data
+    outside_share: Tensor  # of rows, next observation or reward beyond any logged one
     clipped_share: Tensor  # of rows, some dimension clipped to the box
     terminated_share: Tensor
+    stopped_share: Tensor  # of rows, their rollout ended there for uncertainty
     nonfinite: Tensor  # rows dropped because a prediction was not finite
 
 
-Step = Callable[[World, Parameters, Tensor, Tensor, Tensor, Tensor, Pessimism, Bounds], Imagined]
+Step = Callable[
+    [World, Parameters, Tensor, Tensor, Tensor, Tensor, Pessimism, Bounds, LoggedRange], Imagined
+]
 
 
-def imagined_step(act: Act, penalty: Penalty, ends: Ends) -> Step:
+def imagined_step(act: Act, penalty: Penalty, ends: Ends, stop: Stop | None = None) -> Step:
     """The function of tensors that one rollout step is; whole, so that it compiles."""
 
     def step(
@@ -83,6 +111,7 @@ def imagined_step(act: Act, penalty: Penalty, ends: Ends) -> Step:
         model_noise: Tensor,  # (P, C, S + 1)
         pessimism: Pessimism,
         bounds: Bounds,
+        logged: LoggedRange,
     ) -> Imagined:
         action = act(policy, observation, action_noise)
         prediction = world.ensemble.predict(observation, action)
@@ -94,16 +123,28 @@ def imagined_step(act: Act, penalty: Penalty, ends: Ends) -> Step:
         # What is infinite stays so, and its row is dropped: the box would make a state of it.
         next_observation = free.where(free.isinf(), free.clamp(bounds.low, bounds.high))
         uncertainty = penalty(prediction) / pessimism.scale[:, None]
+        penalised = reward - pessimism.weight[:, None] * uncertainty
         done = ends(world.terminator, observation, action, next_observation)
+        stopped = torch.zeros_like(done)
+        if stop is not None:
+            stopped = ~done & (stop.measure(prediction) > pessimism.limit[:, None])
+            if stop.kind == "absorb":
+                done = done | stopped
+                penalised = torch.where(stopped, pessimism.floor[:, None], penalised)
         transitions = Transitions(
-            observation,
-            action,
-            reward - pessimism.weight[:, None] * uncertainty,
-            next_observation,
-            done.to(reward.dtype),
+            observation, action, penalised, next_observation, done.to(reward.dtype)
         )
-        clipped = (next_observation != free).any(-1)
-        return Imagined(pack(transitions), reward, uncertainty, clipped)
+        spread = prediction.mean[..., :-1].var(1, correction=0) / logged.spread.square()
+        beyond = ((free < logged.low) | (free > logged.high)).any(-1)
+        return Imagined(
+            rows=pack(transitions),
+            reward=reward,
+            penalty=uncertainty,
+            disagreement=spread.mean(-1).sqrt(),
+            clipped=(next_observation != free).any(-1),
+            outside=beyond | (reward < logged.reward_low) | (reward > logged.reward_high),
+            stopped=stopped,
+        )
 
     return step
 
@@ -127,12 +168,17 @@ def imagine(
     horizons: Sequence[int],
     pessimism: Pessimism,
     bounds: Bounds,
+    logged: LoggedRange,
+    keep_stopped: bool = True,
 ) -> RolloutHealth:
     """Fill the buffer slot of one refresh, ``batch_size`` starts of ``horizons[p]`` steps.
 
     Noise comes from blocks named by the refresh and the step and is indexed by row position, so
     that a member's rows are those of its lone run, and a refresh can be made again from its number
     and the policy.
+
+    Args:
+        keep_stopped: write the step at which a rollout was stopped for uncertainty.
     """
     device, members = starts.device, len(seeds)
     observation_size = starts.shape[1]
@@ -169,15 +215,18 @@ def imagine(
                     _padded(model_noise[:, here], chunk),
                     pessimism,
                     bounds,
+                    logged,
                 )
             )
         imagined = Imagined(*(torch.cat(parts, 1)[:, :width] for parts in zip(*parts, strict=True)))
         rows = imagined.rows
         position = torch.arange(width, device=device)
         given = position < torch.tensor(live, device=device)[:, None]  # (P, width)
-        keep = given & rows.isfinite().all(-1)
-        survive = keep & (rows[..., -1] == 0)
-        tally.add(imagined, given, keep, survive)
+        finite = rows.isfinite().all(-1)
+        keep = given & finite & (keep_stopped | ~imagined.stopped)
+        ended = keep & (rows[..., -1] != 0)
+        survive = keep & ~ended & ~imagined.stopped
+        tally.add(imagined, given, finite, keep, ended)
         kept, live = keep.sum(1).tolist(), (survive & (depth + 1 < limits)).sum(1).tolist()
         if min(live) < width:  # survivors first, then the ended, then the dropped
             rank = 2 - survive.int() - keep.int()
@@ -199,35 +248,44 @@ class Tally:
 
     def __init__(self, members: int, device: torch.device) -> None:
         zero = torch.zeros(members, device=device)
-        self.rows, self.nonfinite, self.clipped, self.ended = (zero.clone() for _ in range(4))
-        self.penalty_sum, self.penalty_max, self.reward_sum = (zero.clone() for _ in range(3))
+        self.rows, self.nonfinite, self.stopped, self.penalty_max = (zero.clone() for _ in range(4))
+        self.sums = dict.fromkeys(
+            ("penalty", "reward", "disagreement", "clipped", "outside", "ended"), zero
+        )
         self.reward_min, self.reward_max = zero + math.inf, zero - math.inf
 
-    def add(self, imagined: Imagined, given: Tensor, keep: Tensor, survive: Tensor) -> None:
+    def add(
+        self, imagined: Imagined, given: Tensor, finite: Tensor, keep: Tensor, ended: Tensor
+    ) -> None:
         """Count one depth; the masks are ``(P, width)``."""
-        reward, penalty = imagined.reward, imagined.penalty.where(keep, 0.0)
+        reward = imagined.reward
         self.rows += keep.sum(1)
-        self.nonfinite += (given & ~keep).sum(1)
-        self.clipped += (keep & imagined.clipped).sum(1)
-        self.ended += (keep & ~survive).sum(1)
-        self.penalty_sum += penalty.sum(1)
-        self.penalty_max = torch.maximum(self.penalty_max, penalty.amax(1))
-        self.reward_sum += reward.where(keep, 0.0).sum(1)
+        self.nonfinite += (given & ~finite).sum(1)
+        self.stopped += (given & finite & imagined.stopped).sum(1)
+        values = imagined._asdict() | {"ended": ended}
+        for name, total in self.sums.items():
+            self.sums[name] = total + values[name].where(keep, 0).sum(1)
+        self.penalty_max = torch.maximum(
+            self.penalty_max, imagined.penalty.where(keep, 0.0).amax(1)
+        )
         self.reward_min = torch.minimum(self.reward_min, reward.where(keep, math.inf).amin(1))
         self.reward_max = torch.maximum(self.reward_max, reward.where(keep, -math.inf).amax(1))
 
     def health(self) -> RolloutHealth:
         """Sums turned into means and shares."""
-        rows = self.rows.clamp(min=1)
+        mean = {name: total / self.rows.clamp(min=1) for name, total in self.sums.items()}
         return RolloutHealth(
             rows=self.rows,
-            penalty_mean=self.penalty_sum / rows,
+            penalty_mean=mean["penalty"],
             penalty_max=self.penalty_max,
             reward_min=self.reward_min,
             reward_max=self.reward_max,
-            reward_mean=self.reward_sum / rows,
-            clipped_share=self.clipped / rows,
-            terminated_share=self.ended / rows,
+            reward_mean=mean["reward"],
+            disagreement_mean=mean["disagreement"],
+            outside_share=mean["outside"],
+            clipped_share=mean["clipped"],
+            terminated_share=mean["ended"],
+            stopped_share=self.stopped / self.rows.clamp(min=1),
             nonfinite=self.nonfinite,
         )
 
@@ -240,7 +298,8 @@ def penalty_quantile(
     action: Tensor,
     quantile: float = 0.95,
 ) -> Tensor:
-    """The penalty's quantile over logged pairs, the unit of ``scale: dataset_quantile``.
+    """The penalty's quantile over logged pairs: the unit of ``scale: dataset_quantile``, and the
+    limit of a stop.
 
     Args:
         observation: ``(num_rows, S)``.
@@ -263,6 +322,18 @@ def penalty_quantile(
     joined = torch.cat(values, 1)
     rank = max(math.ceil(quantile * joined.shape[1]), 1)  # torch.quantile refuses 2^24 values
     return joined.kthvalue(rank, dim=1).values.clamp(min=torch.finfo(joined.dtype).tiny)
+
+
+def logged_range(observation: Tensor, reward: Tensor) -> LoggedRange:
+    """Of the data's ``(num_rows, S)`` and ``(num_rows,)``."""
+    spread = observation.std(0, correction=0)
+    return LoggedRange(
+        observation.amin(0),
+        observation.amax(0),
+        spread.where(spread > 0, 1.0),
+        reward.amin(),
+        reward.amax(),
+    )
 
 
 def observation_bounds(observation: Tensor, widen: float | None) -> Bounds:

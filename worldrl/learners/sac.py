@@ -83,6 +83,8 @@ class SAC:
     def _per_member(self) -> dict[str, float | tuple[float, ...]]:
         given = self.settings
         cap, entropy = given.max_temperature, given.target_entropy
+        if entropy is None:
+            entropy = _times(given.entropy_per_action, self.action_size)
         return {
             "discount": given.discount,
             "actor_learning_rate": given.actor_learning_rate,
@@ -91,7 +93,7 @@ class SAC:
             "target_rate": given.target_rate,
             "initial_temperature": given.initial_temperature,
             "max_temperature": math.inf if cap is None else cap,
-            "target_entropy": -float(self.action_size) if entropy is None else entropy,
+            "target_entropy": entropy,
         }
 
     def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
@@ -177,6 +179,10 @@ def critic_values(critic: Parameters, observation: Tensor, action: Tensor) -> Te
     """``(P, B, S), (P, B, A) -> (P, M, B)`` for M critics."""
     joined = torch.cat([observation, action], -1)[:, None]
     return at_least_float32(scalar_mlp(critic, joined))
+
+
+def _times(value: float | tuple[float, ...], factor: int) -> float | tuple[float, ...]:
+    return tuple(factor * one for one in value) if isinstance(value, tuple) else factor * value
 
 
 def _stack(members: list[Parameters], device: torch.device) -> Parameters:

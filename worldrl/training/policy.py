@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, repeat
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldrl.config.members import per_member
-from worldrl.config.schema import BranchedSettings, GuardSettings, TrainConfig
+from worldrl.config.schema import BranchedSettings, GuardSettings, PenaltyKind, TrainConfig
 from worldrl.errors import RunError
 from worldrl.imagination.buffer import SyntheticBuffer, bytes_needed, check_memory
 from worldrl.imagination.penalties import PENALTIES
@@ -20,8 +21,10 @@ from worldrl.imagination.rollout import (
     Pessimism,
     RolloutHealth,
     Step,
+    Stop,
     imagine,
     imagined_step,
+    logged_range,
     observation_bounds,
     penalty_quantile,
 )
@@ -75,7 +78,7 @@ class PolicyStage:
             assert ends is not None
             check_buffers(config.imagination, sum(len(seeds) for seeds in groups), logged)
             penalty = PENALTIES[config.imagination.penalty.kind]
-            step = imagined_step(learner.act, penalty, ends)
+            step = imagined_step(learner.act, penalty, ends, _stop(config.imagination))
             if autocast:
                 step = _autocast(step, device.type)
             step = compiled(step, compile_rollout, device)
@@ -196,13 +199,9 @@ class PolicyGroup:
                 device,
             )
             self.bounds = observation_bounds(logged.observation, imagination.clip_range)
+            self.range = logged_range(logged.observation, logged.reward)
             assert world is not None
-            scale = torch.ones(members, device=device)
-            if imagination.penalty.scale == "dataset_quantile":
-                penalty = PENALTIES[imagination.penalty.kind]
-                scale = penalty_quantile(world.ensemble, penalty, logged.observation, logged.action)
-            weights = per_member(imagination.penalty.weight, config.population)[own]
-            self.pessimism = Pessimism(torch.tensor(weights, device=device), scale)
+            self.pessimism = pessimism(imagination, world, logged, config.population, own)
         else:
             self.imagination = None
             self.real = self.batch_size
@@ -309,6 +308,8 @@ class PolicyGroup:
             self.horizons,
             self.pessimism,
             self.bounds,
+            self.range,
+            keep_stopped=self.imagination.stop.kind != "drop",
         )
 
     def report(self, guard: GuardSettings) -> dict[str, list[float]]:
@@ -410,6 +411,35 @@ class PolicyGroup:
                     "or the versions of torch differ from those in environment.json. Resume "
                     "where the run was started, or start a new run."
                 )
+
+
+def pessimism(
+    imagination: BranchedSettings, world: World, logged: Logged, population: int, own: slice
+) -> Pessimism:
+    """Penalties and limits of the members ``own`` of a run's population."""
+    device = logged.rows.device
+
+    def numbers(value: float | tuple[float, ...]) -> Tensor:
+        return torch.tensor(per_member(value, population)[own], device=device)
+
+    def quantile(kind: PenaltyKind, share: float) -> Tensor:
+        measure = PENALTIES[kind]
+        return penalty_quantile(world.ensemble, measure, logged.observation, logged.action, share)
+
+    weight = numbers(imagination.penalty.weight)
+    scale, limit = torch.ones_like(weight), torch.full_like(weight, math.inf)
+    if imagination.penalty.scale == "dataset_quantile":
+        scale = quantile(imagination.penalty.kind, 0.95)
+    stop = imagination.stop
+    if stop.kind != "none":
+        limit = quantile(stop.measure, stop.quantile) * numbers(stop.factor)
+    floor = (logged.reward.min() - stop.cost).expand_as(weight)
+    return Pessimism(weight, scale, limit, floor)
+
+
+def _stop(imagination: BranchedSettings) -> Stop | None:
+    stop = imagination.stop
+    return None if stop.kind == "none" else Stop(stop.kind, PENALTIES[stop.measure])
 
 
 def check_buffers(imagination: BranchedSettings, members: int, logged: Logged) -> None:
