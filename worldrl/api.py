@@ -13,11 +13,11 @@ from torch import Tensor
 
 from worldrl.config.loader import load_config
 from worldrl.config.schema import Config, PretrainConfig, TrainConfig
+from worldrl.data.actions import from_unit
 from worldrl.data.dataset import load as load_dataset
 from worldrl.errors import ConfigError, RunError
 from worldrl.learners import LEARNERS
 from worldrl.training import checkpoint, run
-from worldrl.training.logged import from_unit
 from worldrl.training.run import RunResult, Scorer
 from worldrl.training.run_directory import RunDirectory
 from worldrl.types import Policy
@@ -105,7 +105,8 @@ class LoadedPolicy:
         own = {name: value[member : member + 1] for name, value in self._parameters.items()}
         observation = torch.as_tensor(np.asarray(observations, np.float32))[None]
         unit = self._learner.act(own, observation.to(next(iter(own.values())).device), None)
-        return from_unit(unit[0].cpu().numpy(), self.action_low, self.action_high)
+        scaled = from_unit(unit[0].cpu().numpy(), self.action_low, self.action_high)
+        return scaled.astype(np.float32)
 
 
 def load_policy(path: str | Path, device: str = "cpu") -> LoadedPolicy:

@@ -82,17 +82,21 @@ class TestPrecedence:
 
 class TestKinds:
     def test_another_kind_starts_from_its_own_defaults(self) -> None:
-        config = load_config("train", "mopo", [DATA, "learner=bc"])
+        config = load_config("train", "mopo", [DATA, "learner=bc", "imagination=none"])
         assert config.learner.kind == "bc"
-        assert config.learner == load_config("train", "", [DATA, "learner=bc"]).learner
+        assert (
+            config.learner
+            == load_config("train", "", [DATA, "learner=bc", "imagination=none"]).learner
+        )
 
     def test_no_imagination(self) -> None:
         config = load_config("train", "mopo", [DATA, "imagination=none"])
         assert config.imagination == NoImaginationSettings()
 
     def test_order_of_overrides_does_not_matter(self) -> None:
-        one = load_config("train", "mopo", [DATA, "learner=bc", "learner.learning_rate=0.1"])
-        other = load_config("train", "mopo", [DATA, "learner.learning_rate=0.1", "learner=bc"])
+        bc = ["learner=bc", "imagination=none"]
+        one = load_config("train", "mopo", [DATA, *bc, "learner.learning_rate=0.1"])
+        other = load_config("train", "mopo", [DATA, "learner.learning_rate=0.1", *bc])
         assert one == other
 
     def test_naming_the_same_kind_again_keeps_the_recipe(self) -> None:
@@ -315,22 +319,20 @@ def test_show_works_without_a_dataset() -> None:
 
 def test_every_setting_can_be_set_on_the_command_line() -> None:
     """Each key of the schema, given its own default, is accepted where its kind is chosen."""
-    kinds = {"sac": "learner=sac", "bc": "learner=bc"}
+    kinds = {"learner": "sac"}, {"learner": "bc", "imagination": "none"}
     for path in walk(TrainConfig):
         key = ".".join(path)
         if key in ("stage", "recipe"):
             continue
         accepted = 0
-        for kind in kinds.values():
-            config = load_config("train", "", [DATA, kind]).model_dump()
+        for kind in kinds:
+            config = load_config("train", "", {"dataset": "logs.hdf5", **kind}).model_dump()
             value = config
             for name in path:
                 value = value.get(name, {}) if isinstance(value, dict) else {}
             if value == {}:
                 continue
-            loaded = load_config(
-                "train", "", {"dataset": "logs.hdf5", kind[:7]: kind[8:], key: value}
-            )
+            loaded = load_config("train", "", {"dataset": "logs.hdf5", **kind, key: value})
             assert loaded.model_dump() == config, key
             accepted += 1
         assert accepted, key
@@ -374,3 +376,23 @@ def test_lists_survive_the_file_of_a_run(tmp_path):
     )
     (tmp_path / "config.yaml").write_text(dump_config(found))
     assert load_config("train", str(tmp_path / "config.yaml")) == found
+
+
+# -- what would be ignored -------------------------------------------------------------------
+
+
+def test_settings_of_a_model_that_is_trained_already_are_refused():
+    given = ["dataset=x", "model=runs/m", "model.hidden=[8,8]"]
+    with pytest.raises(ConfigError, match=r"model\.hidden cannot be set together with model"):
+        load_config("train", "mopo", given)
+    assert load_config("train", "mopo", given[:2]).model.source == "runs/m"
+
+
+def test_a_model_that_nothing_would_use_is_refused():
+    with pytest.raises(ConfigError, match="nothing would use the model"):
+        load_config("train", "bc", ["dataset=x", "model=runs/m"])
+
+
+def test_cloning_imagined_actions_is_refused():
+    with pytest.raises(ConfigError, match="Set imagination=none"):
+        load_config("train", "mopo", ["dataset=x", "learner=bc"])

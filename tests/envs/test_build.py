@@ -8,10 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import gymnasium
-import numpy as np
 import pytest
 
-from worldrl.envs import make, make_vector
+from worldrl.envs import make
 from worldrl.errors import EnvironmentSetupError
 
 
@@ -78,30 +77,3 @@ def test_missing_mujoco_is_explained(monkeypatch: pytest.MonkeyPatch, package: s
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(EnvironmentSetupError, match=rf"'{package}'.*pip install 'gymnasium\[muj"):
         make("Hopper-v5")
-
-
-def test_vector_environments_follow_from_the_seed() -> None:
-    first, again = make_vector("Pendulum-v1", 3, seed=5), make_vector("Pendulum-v1", 3, seed=5)
-    other = make_vector("Pendulum-v1", 3, seed=6)
-    starts = [vector.reset()[0] for vector in (first, again, other)]
-    assert np.array_equal(starts[0], starts[1])
-    assert not np.array_equal(starts[0], starts[2])
-    assert len(np.unique(starts[0], axis=0)) == 3
-    assert np.array_equal(first.action_space.sample(), again.action_space.sample())
-    for vector in (first, again, other):
-        vector.close()
-
-
-def test_vector_environments_restart_in_the_step_that_ends() -> None:
-    vector = make_vector("Pendulum-v1", 2, seed=0)
-    for _ in range(200):
-        following, _, _, truncated, infos = vector.step(vector.action_space.sample())
-    assert truncated.all()
-    assert infos["final_obs"][0].shape == (3,)
-    assert not np.array_equal(infos["final_obs"][0], following[0])
-    vector.close()
-
-
-def test_an_empty_vector_is_refused() -> None:
-    with pytest.raises(EnvironmentSetupError, match="num_envs is 0"):
-        make_vector("Pendulum-v1", 0, seed=0)

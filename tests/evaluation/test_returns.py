@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldrl.data.actions import from_unit
 from worldrl.envs import make
 from worldrl.errors import EnvironmentSetupError
-from worldrl.evaluation.returns import BLOCK, episode_seed, evaluate_returns, to_bounds
+from worldrl.evaluation.returns import BLOCK, episode_seed, evaluate_returns
 
 LOW, HIGH = np.array([-2.0], np.float32), np.array([2.0], np.float32)
 
@@ -122,7 +123,7 @@ def test_a_member_is_its_lone_run() -> None:
 
 
 def test_actions_are_mapped_to_the_datas_bounds_and_clipped_to_the_environments() -> None:
-    mapped = to_bounds(np.array([[-1.0, 0.0], [1.0, 0.5]]), np.array([-2, 0]), np.array([2, 4]))
+    mapped = from_unit(np.array([[-1.0, 0.0], [1.0, 0.5]]), np.array([-2, 0]), np.array([2, 4]))
     assert mapped.tolist() == [[-2.0, 2.0], [2.0, 3.0]]
     wide = evaluate_returns(
         Countdown, constant([1.0]), 1, 0, 1, action_low=np.array([-9.0]),

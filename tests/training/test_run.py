@@ -33,7 +33,8 @@ MODEL = {"model.hidden": [8], "model.max_epochs": 1, "threads": 1}
 def test_what_cannot_run_is_refused_before_any_work_and_leaves_no_directory(
     recipe: str, settings: dict[str, object], words: str, tiny_file: Path, tmp_path: Path
 ) -> None:
-    config = api.load_config("train", recipe, {"dataset": tiny_file, **QUICK, **MODEL, **settings})
+    model = {} if "model" in settings else MODEL
+    config = api.load_config("train", recipe, {"dataset": tiny_file, **QUICK, **model, **settings})
     with pytest.raises(WorldRLError, match=words):
         api.train(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
@@ -91,3 +92,18 @@ def test_the_world_model_records_how_good_it_is(tiny_file: Path, tmp_path: Path)
     assert quality["terminal"]["precision"] == [None, None]  # never: it predicts no end
     assert len(quality["terminal"]["recall"]) == 2
     assert quality["open_loop"] is None  # 12 episodes: none can be spared
+
+
+def test_a_run_on_a_given_model_records_that_models_settings(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"dataset": tiny_file, **MODEL, "termination.kind": "never"}
+    api.pretrain(api.load_config("pretrain", "ensemble", given), tmp_path / "m", quiet=True)
+    monkeypatch.chdir(tmp_path)  # the path is relative when it is given, and whole afterwards
+    imagination = {"imagination.batch_size": 8, "imagination.horizon": 2}
+    settings = {"dataset": tiny_file, "model": "m", **QUICK, **imagination}
+    result = api.train(api.load_config("train", "mopo", settings), tmp_path / "run", quiet=True)
+    recorded = api.load_config("train", str(result.run / "config.yaml")).model
+    assert recorded.hidden == (8,)
+    assert recorded.max_epochs == 1
+    assert recorded.source == str(tmp_path / "m")

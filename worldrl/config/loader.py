@@ -40,6 +40,7 @@ _ROOTS: dict[str, type[PretrainConfig] | type[TrainConfig]] = {
     "pretrain": PretrainConfig,
     "train": TrainConfig,
 }
+_OVERRIDES = "overrides"  # the origin of what stands on the command line
 _RESERVED = ("stage", "recipe", "tasks")
 _DATASET_HELP = (
     "no dataset is given; say where the logged data is: dataset=FILE.hdf5, dataset=FILE.npz, "
@@ -92,10 +93,23 @@ def load_config(stage: str, recipe: str = "", overrides: Overrides = ()) -> Conf
     """
     root = _root(stage)
     gathered, base = _gather(stage, recipe, overrides)
+    _refuse_settings_of_a_trained_model(gathered)
     try:
         return root.model_validate({**_nest(gathered), "recipe": base}, strict=True)
     except ValidationError as error:
         raise ConfigError(_explain(error, root, gathered)) from None
+
+
+def _refuse_settings_of_a_trained_model(gathered: _Gathered) -> None:
+    source = gathered.get(("model", "source"))
+    if source is None or source.value is None:
+        return
+    for path, entry in gathered.items():
+        if path[0] == "model" and path[-1] not in ("source", "kind") and entry.origin == _OVERRIDES:
+            raise ConfigError(
+                f"{_dotted(path)} cannot be set together with model={source.value}: that model is "
+                "trained already. Leave one of the two out"
+            )
 
 
 def dump_config(config: Config) -> str:
@@ -146,7 +160,7 @@ def _gather(stage: str, recipe: str, overrides: Overrides) -> tuple[_Gathered, s
             if not isinstance(row, Mapping):
                 raise ConfigError(f"{origin}: expected a mapping of settings, got {_short(row)}")
             _merge(root, row, origin, gathered)
-    _merge(root, typed, "overrides", gathered)
+    _merge(root, typed, _OVERRIDES, gathered)
     if recipe in recipes.shipped(stage):
         return gathered, recipe
     return gathered, chain[-1].base if chain else ""

@@ -232,5 +232,20 @@ class TrainConfig(RunSettings):
             raise ValueError("; ".join(wrong))
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.imagination.kind == "none" and self.model.source is not None:
+            raise ValueError(
+                f"model={self.model.source} is given, and imagination is none: nothing would use "
+                "the model. Leave it out, or choose a recipe that imagines, such as mopo"
+            )
+        if self.imagination.kind != "none" and self.learner.kind == "bc":
+            raise ValueError(
+                "learner.kind is bc, and imagination is "
+                f"{self.imagination.kind}: imagined actions are the cloned policy's own. Set "
+                "imagination=none"
+            )
+        return self
+
 
 Config = PretrainConfig | TrainConfig

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldrl.data.actions import from_unit
 from worldrl.errors import DataError
 
 _LOG_STD_RANGE = (-20.0, 2.0)  # of a layer's output, as in SAC (Haarnoja et al. 2018)
@@ -55,8 +56,7 @@ class Actor:
                 log_std = np.clip(hidden @ self.log_std_weight.T + log_std, *_LOG_STD_RANGE)
             action = action + np.exp(log_std) * self.generator.standard_normal(action.shape)
         if self.squash == "tanh":
-            unit = np.tanh(action)
-            action = self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
+            action = from_unit(np.tanh(action), self.action_low, self.action_high)
         elif self.squash == "clip":
             action = np.clip(action, self.action_low, self.action_high)
         return np.asarray(action, np.float32)

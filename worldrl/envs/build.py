@@ -50,29 +50,6 @@ def make(env_id: str, settings: Mapping[str, Any] | None = None) -> gymnasium.En
         ) from error
 
 
-def make_vector(env_id: str, num_envs: int, seed: int) -> gymnasium.vector.VectorEnv:
-    """``num_envs`` copies that are stepped in turn and restarted in the step that ends an episode.
-
-    The last observation of an episode is in ``infos["final_obs"]``. All random numbers, of the
-    environments and of their action space, follow from ``seed``: the next ``reset()`` without a
-    seed is reproducible.
-
-    Raises:
-        EnvironmentSetupError: as :func:`make`; or ``num_envs`` is not positive.
-    """
-    import gymnasium
-
-    if num_envs < 1:
-        raise EnvironmentSetupError(f"num_envs is {num_envs}; it must be at least 1.")
-    vector = gymnasium.vector.SyncVectorEnv(
-        [lambda: make(env_id)] * num_envs,
-        autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
-    )
-    vector.reset(seed=seed)
-    vector.action_space.seed(seed)
-    return vector
-
-
 def _check_id(env_id: str) -> None:
     task = parse(env_id)
     if task and task.suite != "gymnasium":

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldrl.data.actions import to_unit
 from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
 from worldrl.models.termination import Agreement, agreement
@@ -149,13 +150,13 @@ def segments(
     length = np.minimum(known[episode] - offset, horizon)
     first = heldout.starts[episode] + offset
     step = np.minimum(np.arange(horizon), length[:, None] - 1)  # padding repeats the last
-    action = 2 * (heldout.actions[first[:, None] + step] - action_low) / (action_high - action_low)
+    action = to_unit(heldout.actions[first[:, None] + step], action_low, action_high)
     point = np.minimum(np.arange(horizon + 1), length[:, None])
     observation = heldout.observations[(first + episode)[:, None] + point]
     values = torch.from_numpy(np.array(heldout.observations, np.float64))
     return Segments(
         torch.as_tensor(observation, dtype=torch.float32, device=device),
-        torch.as_tensor((action - 1).clip(-1, 1), dtype=torch.float32, device=device),
+        torch.as_tensor(action, device=device),
         torch.as_tensor(length, device=device),
         _variance(values[None])[0].sqrt().float().to(device),
     )

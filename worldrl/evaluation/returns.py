@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldrl.data.actions import from_unit
 from worldrl.errors import EnvironmentSetupError
 from worldrl.random import stream_seed
 from worldrl.types import Policy
@@ -44,11 +45,6 @@ class EpisodeReturns(NamedTuple):
 
     returns: NDArray[np.float64]  # (P, episodes), undiscounted sums of rewards
     lengths: NDArray[np.int64]  # (P, episodes), steps
-
-
-def to_bounds(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float64]:
-    """Map ``(..., A)`` from [-1, 1] to ``[low, high]``."""
-    return np.asarray(low + (np.asarray(action, np.float64) + 1) * 0.5 * (high - low))
 
 
 def episode_seed(seed: int, episode: int) -> int:
@@ -145,7 +141,7 @@ def _play(
                 f"the policy gives actions of size {action.shape[-1]} but its bounds have "
                 f"{len(action_low)} entries; the run it comes from is damaged."
             )
-        scaled = np.clip(to_bounds(action, action_low, action_high), env_low, env_high)
+        scaled = np.clip(from_unit(action, action_low, action_high), env_low, env_high)
         scaled = scaled.astype(env_low.dtype, copy=False)
         for member, slot in live:
             outcome = envs[member][slot].step(scaled[member, slot])

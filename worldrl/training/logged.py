@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldrl.data.actions import to_unit
 from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
 from worldrl.rows import pack
@@ -41,21 +42,8 @@ class Logged(NamedTuple):
         return self.rows[:, self.observation_size + self.action_size]
 
 
-def to_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Environment units to [-1, 1]."""
-    return np.asarray(2 * (action - low) / (high - low) - 1, np.float32)
-
-
-def from_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """[-1, 1] to environment units, clipped: rounding may lead an ulp beyond the bounds."""
-    return np.asarray((low + (action + 1) * 0.5 * (high - low)).clip(low, high), np.float32)
-
-
 def logged(dataset: Dataset, device: torch.device) -> Logged:
     """Move a dataset of vectors to ``device``.
-
-    Actions beyond the bounds are clipped to them: the policy cannot take them and the learners'
-    densities do not exist there.
 
     Raises:
         DataError: observations are not vectors, or actions are not continuous.
@@ -72,7 +60,7 @@ def logged(dataset: Dataset, device: torch.device) -> Logged:
         )
     low, high = (np.asarray(bound, np.float32) for bound in dataset.action_bounds())
     arrays = dataset.transitions()
-    action = to_unit(arrays.action, low, high).clip(-1, 1)
+    action = to_unit(arrays.action, low, high)
     transitions = Transitions(
         torch.from_numpy(np.ascontiguousarray(arrays.observation)),
         torch.from_numpy(action),

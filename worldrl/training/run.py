@@ -98,7 +98,7 @@ def start(
     Raises:
         WorldRLError: something is wrong with the settings, the data, the model or the directory.
     """
-    config = _with_whole_paths(config)
+    config = _with_model_settings(_with_whole_paths(config))
     with RunDirectory.create(out, config) as run:
         try:
             return _Execution(run, config, quiet, scorers, None).execute()
@@ -452,6 +452,16 @@ def _with_whole_paths(config: Config) -> Config:
         dataset = config.dataset.model_copy(update={"source": str(source.resolve())})
         config = config.model_copy(update={"dataset": dataset})
     return config
+
+
+def _with_model_settings(config: Config) -> Config:
+    """A given model's own settings in place of what the recipe would have trained."""
+    if config.model.source is None:
+        return config
+    with RunDirectory.open(Path(config.model.source)) as run:
+        trained = run.read_config().model
+    source = str(Path(config.model.source).resolve())
+    return config.model_copy(update={"model": trained.model_copy(update={"source": source})})
 
 
 def _device(setting: str) -> torch.device:
