@@ -28,11 +28,12 @@ from worldrl.imagination.rollout import chunk_rows
 from worldrl.imagination.termination import RULES
 from worldrl.learners.sac import SAC
 from worldrl.models.world import World
+from worldrl.training.ensemble import EnsembleStage
 from worldrl.training.environment import environment_record, set_determinism
 from worldrl.training.logged import Logged
-from worldrl.training.policy import NOISE_BLOCK, PolicyStage
+from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import NOISE_BLOCK
 from worldrl.training.stages import group_seeds
-from worldrl.training.world import EnsembleStage
 
 STARTS, HORIZON = 50_000, 5
 OBSERVATION, ACTION, ROWS = 17, 6, 100_000

@@ -18,8 +18,9 @@ from worldrl.data.dataset import load as load_dataset
 from worldrl.errors import ConfigError, RunError
 from worldrl.learners import LEARNERS
 from worldrl.training import checkpoint, run
-from worldrl.training.run import RunResult, Scorer
+from worldrl.training.run import RunResult
 from worldrl.training.run_directory import RunDirectory
+from worldrl.training.train import Scorer
 from worldrl.types import Policy
 
 if TYPE_CHECKING:

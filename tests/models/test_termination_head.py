@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from worldrl.errors import DataError
-from worldrl.imagination.learned_termination import fit_termination
 from worldrl.models.termination import (
     agreement,
     choose_threshold,
@@ -18,6 +17,7 @@ from worldrl.models.termination import (
     logits,
     loss,
 )
+from worldrl.training.termination import fit_termination
 from worldrl.types import Transitions
 
 

@@ -25,7 +25,7 @@ from worldrl.models.world import World
 from worldrl.random import generator
 from worldrl.rows import pack
 from worldrl.training import guards
-from worldrl.training import policy as module
+from worldrl.training import policy_group as module
 from worldrl.training.logged import Logged
 from worldrl.training.policy import PolicyStage
 from worldrl.training.stages import Snapshot, flat

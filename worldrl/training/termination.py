@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,6 +54,7 @@ def fit_termination(
     rows: Transitions,
     episode: Tensor,
     seeds: Sequence[int],
+    stop: Callable[[], bool] = lambda: False,
     steps: int = 5_000,
     batch_size: int = 256,
     holdout_ratio: float = 0.2,
@@ -69,6 +70,7 @@ def fit_termination(
         rows: ``(R,)`` with their true next observations.
         episode: ``(R,)`` int64, the number of each row's episode.
         seeds: P.
+        stop: asked now and then; training ends where it says so.
 
     Raises:
         DataError: no row is terminal, or all are: there is nothing to tell apart.
@@ -86,7 +88,7 @@ def fit_termination(
     scaling = [fit_standardizer(inputs, split.train[None]) for split in splits]
     parameters["input_mean"] = torch.cat([one.mean for one in scaling])
     parameters["input_scale"] = torch.cat([one.scale for one in scaling])
-    _descend(parameters, rows, splits, seeds, steps, batch_size)
+    _descend(parameters, rows, splits, seeds, stop, steps, batch_size)
     found = [_tune(parameters, rows, split, index) for index, split in enumerate(splits)]
     return LearnedTermination(
         {**parameters, "threshold": torch.cat([threshold for threshold, _ in found])},
@@ -102,6 +104,7 @@ def _descend(
     rows: Transitions,
     splits: Sequence[_Split],
     seeds: Sequence[int],
+    stop: Callable[[], bool],
     steps: int,
     batch_size: int,
 ) -> None:
@@ -128,6 +131,8 @@ def _descend(
 
     for step in range(steps):
         if step % BLOCK == 0:
+            if stop():
+                return
             picked = torch.cat(
                 [
                     _draw([split.train_ends for split in splits], seeds, "end", step, half),
