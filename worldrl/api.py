@@ -72,7 +72,7 @@ class LoadedPolicy:
         directory = RunDirectory.open(path)
         settings = directory.read_config()
         last = checkpoint.last_checkpoint(directory)
-        saved = None if last is None else checkpoint.load(last, device)
+        saved = None if last is None else checkpoint.load(last, device, state=False)
         if saved is None or "policy" not in saved.plain or not isinstance(settings, TrainConfig):
             raise RunError(
                 f"{path} holds no policy yet. It comes with the first checkpoint of `worldrl "

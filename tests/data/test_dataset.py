@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from worldrl.data import Dataset, Metadata
-from worldrl.data.episodes import concatenate
 from worldrl.errors import DataError
 
 
@@ -143,13 +142,3 @@ def test_images_may_be_memory_mapped(tmp_path):
 def test_inconsistent_parts_are_refused(change, message):
     with pytest.raises(DataError, match=message):
         dataclasses.replace(counting(), **change)
-
-
-def test_concatenate():
-    joined = concatenate([counting(), counting((2,), (True,))], "both")
-    assert joined.lengths.tolist() == [3, 1, 4, 2]
-    assert joined.episode(3).observations[:, 0].tolist() == [0, 1, 2]
-    assert joined.metadata.source == "both"
-    other = Dataset.from_arrays(np.eye(3), np.eye(3), np.ones(3), [0, 0, 1])
-    with pytest.raises(DataError, match="cannot be joined"):
-        concatenate([counting(), other], "both")

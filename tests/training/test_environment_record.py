@@ -87,6 +87,23 @@ def test_denormals_are_flushed_in_every_thread_or_in_none() -> None:
     """)
 
 
+def test_settings_are_restored_after_a_run() -> None:
+    in_a_fresh_process("""
+        import torch
+        from worldrl.training.environment import set_determinism, settings_restored
+        before = torch.get_num_threads()
+        small = torch.full((64,), 1e-39)
+        with settings_restored():
+            assert set_determinism(before + 1).flush_denormal
+            assert torch.get_num_threads() == before + 1
+            assert torch.are_deterministic_algorithms_enabled()
+        assert torch.get_num_threads() == before
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        assert (small * 1.0).view(torch.int32).count_nonzero() == 64
+    """)
+
+
 def test_a_run_that_began_without_flushing_goes_on_so() -> None:
     in_a_fresh_process("""
         import torch

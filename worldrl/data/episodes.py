@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -124,63 +124,6 @@ def find_ends(rows: Rows, max_episode_steps: int | None) -> Ends:
     elif rows.next_observations is not None:
         known = ~follows[last] & ~_repeats(rows.observations, rows.next_observations, last)
     return Ends(last, terminated, known, (*warnings, *_lost(terminated, known)))
-
-
-def concatenate(datasets: Sequence[Dataset], source: str) -> Dataset:
-    """All episodes of several datasets of one environment, in order.
-
-    Raises:
-        DataError: there are none, or their observations or actions differ in shape or type.
-    """
-    if not datasets:
-        raise DataError(f"{source}: there are no datasets to join")
-    first = datasets[0]
-    for other in datasets[1:]:
-        for ours, theirs in (
-            (first.observations, other.observations),
-            (first.actions, other.actions),
-        ):
-            if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
-                raise DataError(
-                    f"{source}: {first.metadata.source} and {other.metadata.source} cannot be "
-                    f"joined: rows of {ours.shape[1:]} {ours.dtype} and of {theirs.shape[1:]} "
-                    f"{theirs.dtype}"
-                )
-    observations, actions, rewards, lengths, terminated, truncated, known = (
-        np.concatenate(parts)
-        for parts in zip(
-            *(
-                (
-                    d.observations,
-                    d.actions,
-                    d.rewards,
-                    d.lengths,
-                    d.terminated,
-                    d.truncated,
-                    d.final_known,
-                )
-                for d in datasets
-            ),
-            strict=True,
-        )
-    )
-    return Dataset(
-        observations,
-        actions,
-        rewards,
-        lengths,
-        terminated,
-        truncated,
-        known,
-        replace(
-            first.metadata,
-            source=source,
-            sha256=arrays_sha256((observations, actions, rewards, lengths, terminated, known)),
-            behaviour="; ".join(dict.fromkeys(d.metadata.behaviour or "unknown" for d in datasets)),
-            source_rows=None,
-            warnings=(),
-        ),
-    )
 
 
 def arrays_sha256(arrays: Iterable[NDArray[Any]]) -> str:

@@ -114,8 +114,11 @@ def save(
     return folder
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load(path: Path, device: torch.device | str = "cpu", state: bool = True) -> Checkpoint:
     """Read a checkpoint folder, or the link to one, and verify it.
+
+    Args:
+        state: read the training state too; without it, it is empty.
 
     Raises:
         RunError: a file is missing or damaged; the message names it and the newest whole
@@ -124,10 +127,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     if path.is_symlink():
         path = path.parent / os.readlink(path)
     try:
-        tensors, record = _read_folder(path, ("model", "state"), "state.json", device)
+        parts = ("model", "state") if state else ("model",)
+        tensors, record = _read_folder(path, parts, "state.json", device)
     except DamagedError as error:
         raise DamagedError(f"{error}{_advice(path)}") from error
-    return Checkpoint(tensors["model"], tensors["state"], record["plain"])
+    return Checkpoint(tensors["model"], tensors.get("state", {}), record["plain"])
 
 
 def last_checkpoint(run: RunDirectory) -> Path | None:

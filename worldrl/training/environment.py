@@ -6,6 +6,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,11 +64,33 @@ def set_determinism(
     )
 
 
-def _flushes_denormals() -> bool:
+@contextmanager
+def settings_restored() -> Iterator[None]:
+    """Leave torch as it was found: a run inside somebody's program changes nothing outside it."""
+    import torch
+
+    # Of this thread alone: asking the workers would start them, and they would never flush.
+    flushes, threads = _flushes_denormals(elements=1), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    precision = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushes)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.set_float32_matmul_precision(precision)
+
+
+def _flushes_denormals(elements: int | None = None) -> bool:
     """Do all worker threads flush? Each multiplies a part of one long tensor of denormals."""
     import torch
 
-    denormal = torch.full((65_536 * torch.get_num_threads(),), 1, dtype=torch.int32)
+    elements = elements or 65_536 * torch.get_num_threads()
+    denormal = torch.full((elements,), 1, dtype=torch.int32)
     product = denormal.view(torch.float32) * 1.0
     return not bool(product.view(torch.int32).any())
 

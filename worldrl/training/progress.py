@@ -85,15 +85,6 @@ class Progress:
             self._drawn = now
             self._draw()
 
-    def note(self, text: str) -> None:
-        """Print a line that stays, above the moving one."""
-        if self.quiet:
-            return
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
     def _draw(self, elapsed: float | None = None) -> None:
         # The last half minute tells the time left; when the stage is over, all of it counts.
         before, first = self._started if elapsed is not None else self._history[0]

@@ -11,6 +11,7 @@ from typing import Any
 from worldrl.config.schema import BranchedSettings, Config, TrainConfig
 from worldrl.errors import WorldRLError
 from worldrl.training import checkpoint
+from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
 from worldrl.training.loop import Session, StoppedEarly
 from worldrl.training.metrics import MetricsWriter, truncate_after
@@ -50,7 +51,7 @@ def start(
         WorldRLError: something is wrong with the settings, the data, the model or the directory.
     """
     config = _with_model_settings(_with_whole_paths(config))
-    with RunDirectory.create(out, config) as run:
+    with RunDirectory.create(out, config) as run, settings_restored():
         try:
             return _execute(run, config, quiet, scorers, None)
         except WorldRLError:
@@ -65,7 +66,7 @@ def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None
     Raises:
         WorldRLError: there is no run, it is in use, or its data or machine changed.
     """
-    with RunDirectory.open(path, exclusive=True) as run:
+    with RunDirectory.open(path, exclusive=True) as run, settings_restored():
         if run.status_file.exists():
             status = run.read_status()
             if status.state in ("finished", "stopped_by_guard"):
