@@ -1,11 +1,14 @@
 """Measure how fast worldrl's hot paths are, as a share of what the machine's matrix products reach.
 
     tools/bench [NAME ...] [--json] [--rounds N] [--threads N] [--precision float32 bf16]
+    tools/bench loop [--json] [--rounds N]
 
 Every bench prints its rate, the fraction of the float32 matmul peak that its matrix products reach
 (counting their FLOPs only, by the formula in its docstring), and the ceiling: the fraction that
 these products reach alone, in this shape, without anything around them. The peak is the median of
 2048^3 products, measured between the rounds in the same process. Rates are medians over rounds.
+``loop`` is the share of a run's time that goes into the loop around the updates: metrics, progress,
+status and one checkpoint every 5,000 updates, beside the same updates without them.
 Synthetic data: observation size 17, action size 6, 100,000 rows.
 """
 
@@ -15,15 +18,17 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from worldrl.config.schema import EnsembleSettings, TrainConfig
+from worldrl.config.schema import EnsembleSettings, GuardSettings, TrainConfig
 from worldrl.imagination.rollout import chunk_rows
 from worldrl.imagination.termination import RULES
 from worldrl.learners.sac import SAC
@@ -31,8 +36,12 @@ from worldrl.models.world import World
 from worldrl.training.ensemble import EnsembleStage
 from worldrl.training.environment import environment_record, set_determinism
 from worldrl.training.logged import Logged
+from worldrl.training.loop import Session, run_stage
+from worldrl.training.metrics import MetricsWriter
 from worldrl.training.policy import PolicyStage
 from worldrl.training.policy_group import NOISE_BLOCK
+from worldrl.training.run_directory import RunDirectory
+from worldrl.training.signals import StopRequests
 from worldrl.training.stages import group_seeds
 
 STARTS, HORIZON = 50_000, 5
@@ -290,6 +299,47 @@ class Bench:
 
         return self.line("sac", "updates/s", work, sac_shapes(self.config), rounds)
 
+    def loop(self, rounds: int) -> float:
+        """Share of the time spent around the updates, of 5,000 of them with their rollouts."""
+        shares = []
+        updates = 5_000
+        config = self.config.model_copy(
+            update={
+                "num_updates": (2 * rounds + 1) * updates,
+                "checkpoint_every": updates,
+                "imagination": self.config.imagination.model_copy(update={"batch_size": 10_000}),
+                "guard": GuardSettings(value_bound=1e9, value_growth=1e9, critic_loss_growth=1e9),
+            }
+        )
+        self.config = config
+        stage = self.policy_stage()
+        stage.advance(1_000, never)  # compiles
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            RunDirectory.create(Path(folder) / "run", config) as run,
+            MetricsWriter(run.metrics_file, None) as metrics,
+            StopRequests() as stop,
+        ):
+            session = Session(run, config, metrics, stop, False, {}, 0.0, time.monotonic())
+            for _ in range(rounds):
+                stage.total = stage.step + updates
+                for group in stage.groups:
+                    group.total = stage.total
+                start = time.perf_counter()
+                run_stage(stage, session)
+                middle = time.perf_counter()
+                for group in stage.groups:
+                    group.total += updates
+                stage.advance(stage.total + updates, never)
+                bare = time.perf_counter() - middle
+                shares.append(1 - bare / (middle - start))
+        return statistics.median(shares)
+
+
+def never() -> bool:
+    """No stop is asked for."""
+    return False
+
 
 NAMES = ("ensemble", "rollout", "sac")
 
@@ -299,7 +349,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    known = (*NAMES, "loop")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
@@ -308,14 +359,14 @@ def main() -> int:
     parser.add_argument("--precision", nargs="+", default=["float32", "bf16"])
     arguments = parser.parse_args()
     names = arguments.names or list(NAMES)
-    if unknown := [name for name in names if name not in NAMES]:
-        parser.error(f"unknown bench {unknown[0]}; known: {', '.join(NAMES)}")
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"unknown bench {unknown[0]}; known: {', '.join(known)}")
     device = torch.device(arguments.device)
     set_determinism(arguments.threads, device.type)
     lines = []
     for precision in arguments.precision:
         bench = Bench(precision, arguments.population, device)
-        for name in names:
+        for name in (name for name in names if name in NAMES):
             line: Line = getattr(bench, name)(arguments.rounds)
             lines.append(line)
             print(
@@ -324,9 +375,15 @@ def main() -> int:
                 f"peak {line.peak_gflops:,.0f} GFLOP/s",
                 file=sys.stderr,
             )
+    loop = None
+    if "loop" in names:
+        loop = Bench("float32", arguments.population, device).loop(arguments.rounds)
+        print(f"loop           {loop:12.1%} of the time", file=sys.stderr)
     if arguments.json:
+        peaks = [line.peak_gflops for line in lines] or [matmul_peak(device) / 1e9]
         record = {
-            "peak_gflops": statistics.median(line.peak_gflops for line in lines),
+            "peak_gflops": statistics.median(peaks),
+            "loop_share": loop,
             "population": arguments.population,
             "environment": environment_record(str(device)),
             "benches": [asdict(line) for line in lines],
