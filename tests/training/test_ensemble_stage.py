@@ -495,31 +495,3 @@ def test_a_constant_dimension_does_no_harm():
     near = stage.ensembles()[0].predict(observation, torch.zeros(1, 50, A))
     torch.testing.assert_close(there.mean, near.mean, atol=1e-4, rtol=1e-4)
     assert (there.mean[..., 1] - 0.1).abs().max() < 0.2
-
-
-# -- the learning rate's schedule -----------------------------------------------------------
-
-
-def test_a_cosine_schedule_takes_ever_smaller_steps_to_none_at_the_last_epoch():
-    """Against the same steps at a constant rate: the same first step, then shorter ones."""
-    logged = linear_world(400)
-    moved: dict[str, list[float]] = {}
-    for schedule in ("constant", "cosine"):
-        stage = stage_of([[0]], logged, schedule=schedule, max_epochs=2, weight_decay=(0.0,))
-        moved[schedule] = []
-        assert stage.total is not None
-        for step in range(1, stage.total + 1):
-            before = stage.groups[0].parameters["weight.0"].clone()
-            stage.advance(step, go_on)
-            after = stage.groups[0].parameters["weight.0"]
-            moved[schedule].append((after - before).abs().max().item())
-    assert moved["cosine"][0] == moved["constant"][0]
-    total = len(moved["cosine"])
-    middle, end = (sum(moved["cosine"][i : i + 3]) for i in (total // 2, total - 3))
-    assert 0.3 < middle / sum(moved["constant"][total // 2 : total // 2 + 3]) < 0.7
-    assert end / sum(moved["constant"][-3:]) < 0.05
-
-
-def test_a_cosine_schedule_needs_an_end():
-    with pytest.raises(ValueError, match="needs max_epochs"):
-        EnsembleSettings(schedule="cosine")

@@ -442,22 +442,6 @@ def test_a_member_whose_values_run_away_gets_back_the_policy_from_before(groups,
 
 
 @both
-def test_a_member_whose_world_predicts_nothing_finite_is_stopped_at_once(groups):
-    stage = stage_of(groups)
-    group, member = (stage.groups[0], 1) if len(groups) == 1 else (stage.groups[1], 0)
-    assert group.world is not None
-    group.world.ensemble.parameters["bias.1"][member] = math.nan
-    initial = stage.policy_parameters()["weight.0"][1].clone()
-    run(stage, until=20)
-    assert [trip and trip.step for trip in stage.trips] == [None, 0, None]
-    trip = stage.trips[1]
-    assert trip is not None
-    assert "no imagined transition is finite" in trip.reason
-    assert stage.policy_parameters()["weight.0"][1].equal(initial)
-    assert not stage.policy_parameters()["weight.0"][0].equal(initial)
-
-
-@both
 def test_guards_can_be_switched_off(groups):
     stage = stage_of(groups, config(guard={"enabled": False}), Scribe(ruin=explode))
     run(stage)

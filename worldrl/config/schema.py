@@ -63,8 +63,6 @@ class EnsembleSettings(Settings):
     layer_norm: bool = False
     normalize_targets: bool = False
     learning_rate: PositiveFloat = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: the learning rate falls to zero over `max_epochs`, which it needs."""
     weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
         2.5e-5,
         5e-5,
@@ -85,12 +83,6 @@ class EnsembleSettings(Settings):
     test_ratio: float = Field(default=0.02, ge=0, lt=0.5)
     """Share of the episodes that the model does not learn from, to measure it on; none of fewer
     than 20 episodes. The policy's stage uses them as it uses the others."""
-
-    @model_validator(mode="after")
-    def _cosine_has_an_end(self) -> Self:
-        if self.schedule == "cosine" and self.max_epochs is None:
-            raise ValueError("schedule is cosine, which needs max_epochs: say when it ends")
-        return self
 
     @model_validator(mode="after")
     def _elites_are_members(self) -> Self:

@@ -8,7 +8,6 @@ when its holdout error improved by more than one percent, training ends when no 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -53,10 +52,7 @@ class EnsembleStage:
         autocast: bool,
     ) -> None:
         """``rows`` ``(n,)``: numbers of the logged rows to learn from (holdout included)."""
-        count = len(rows) - holdout_size(settings, len(rows))
-        total = (settings.max_epochs or 0) * steps_per_epoch(settings, count)
-        step = _train_step(settings, logged, autocast, total)
-        step = compiled(step, compile_step, rows.device)
+        step = compiled(_train_step(settings, logged, autocast), compile_step, rows.device)
         self.groups = [EnsembleGroup(settings, seeds, logged, rows, step) for seeds in groups]
 
     @property
@@ -154,7 +150,7 @@ class EnsembleGroup:
         ).to(device)
         self.bootstrap = self.train[:, None].expand(-1, members, -1).gather(2, picked)
         self.batch_size = min(settings.batch_size, count)
-        self.steps_per_epoch = steps_per_epoch(settings, count)
+        self.steps_per_epoch = count // self.batch_size
 
         pairs = torch.cat([logged.observation, logged.action], 1)
         self.inputs = fit_standardizer(pairs, self.train)
@@ -298,11 +294,6 @@ def holdout_size(settings: EnsembleSettings, rows: int) -> int:
     return max(1, min(int(settings.holdout_ratio * rows), settings.max_holdout))
 
 
-def steps_per_epoch(settings: EnsembleSettings, count: int) -> int:
-    """Whole batches of ``count`` rows; the rest of an epoch's permutation is left out."""
-    return count // min(settings.batch_size, count)
-
-
 def _model_batch(
     logged: Logged, rows: Tensor, inputs: Standardizer, targets: Standardizer
 ) -> tuple[Tensor, Tensor]:
@@ -328,9 +319,9 @@ def _target_standardizer(settings: EnsembleSettings, logged: Logged, train: Tens
 
 
 def _train_step(
-    settings: EnsembleSettings, logged: Logged, autocast: bool, total: int
+    settings: EnsembleSettings, logged: Logged, autocast: bool
 ) -> Callable[..., Tensor]:
-    """One gradient step of ``total`` as one function of tensors."""
+    """One gradient step as one function of tensors."""
     device = logged.rows.device.type
 
     def step(
@@ -351,9 +342,6 @@ def _train_step(
             gradients, (_, aux) = grad_and_value(loss, has_aux=True)(parameters)
         error: Tensor = aux
         rate = torch.full_like(error, settings.learning_rate)
-        if settings.schedule == "cosine":
-            progress = (adam.steps / total).clamp(max=1.0)
-            rate = rate * (0.5 * (1 + torch.cos(math.pi * progress))).to(rate.dtype)
         decay = layer_weight_decay(settings.weight_decay, num_layers(parameters))
         adam_step(parameters, gradients, adam, rate, decay)
         return error

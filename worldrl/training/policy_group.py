@@ -26,7 +26,7 @@ from worldrl.imagination.rollout import (
 )
 from worldrl.models.world import World
 from worldrl.random import draw
-from worldrl.training.guards import REMEDY, Memory, Scale, Trip, check
+from worldrl.training.guards import Memory, Scale, Trip, check
 from worldrl.training.logged import Logged
 from worldrl.training.stages import copy_into, flat
 from worldrl.types import Learner, LearnerState, Parameters
@@ -182,10 +182,6 @@ class PolicyGroup:
         self.imagine(self.blocks[-1])
         assert self.imagination is not None
         self.blocks = self.blocks[-self.imagination.retain :]
-        for member, rows in enumerate(self.buffer.counts.sum(1).tolist()):
-            if rows == 0 and self.trips[member] is None:  # nothing to learn from, not even badly
-                self.trips[member] = Trip(f"no imagined transition is finite; {REMEDY}", self.step)
-        self._hold_stopped()
 
     def imagine(self, block: Block) -> None:
         """Fill the slot that ``block`` describes."""
