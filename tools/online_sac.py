@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from worldrl.config.learners import SACSettings
+from worldrl.data.actions import from_unit
 from worldrl.data.collect import action_bounds
 from worldrl.data.dataset import Dataset
 from worldrl.envs import make
@@ -14,7 +15,7 @@ from worldrl.random import generator
 from worldrl.rows import pack, row_width
 from worldrl.training.compilation import compiled, compiler_available
 from worldrl.training.environment import set_determinism
-from worldrl.training.logged import Logged, from_unit
+from worldrl.training.logged import Logged
 from worldrl.training.policy import update_function
 from worldrl.types import Transitions
 

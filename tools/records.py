@@ -49,6 +49,9 @@ def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Pat
     if model is not None:
         overrides["model.source"] = str(model)
     if (out / "config.yaml").exists():
+        wanted = worldrl.load_config("train", experiment["recipe"], overrides)
+        if _differs(wanted, worldrl.load_config("train", str(out / "config.yaml"))):
+            sys.exit(f"{out} holds a run with other settings; choose another --out or remove it")
         result = worldrl.resume(out)
     else:
         result = worldrl.train(worldrl.load_config("train", experiment["recipe"], overrides), out)
@@ -87,6 +90,16 @@ def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Pat
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(score.protocol())
+
+
+def _differs(wanted: Any, found: Any) -> bool:
+    """Whether a run was made with other settings; a given model brings its own."""
+    left, right = (config.model_dump(mode="json") for config in (wanted, found))
+    for settings in left, right:
+        settings["dataset"]["source"] = Path(settings["dataset"]["source"]).name
+        if wanted.model.source is not None:
+            settings.pop("model")
+    return bool(left != right)
 
 
 def _settings(out: Path) -> dict[str, Any]:

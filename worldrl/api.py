@@ -63,7 +63,9 @@ class LoadedPolicy:
 
     Attributes:
         population: P, the members of the run.
+        steps: ``(P,)``, updates of each member's policy.
         stopped_by_guard: ``(P,)``, members whose last good policy this is, not their last.
+        shared_model: all members learned in one world model.
         env_id: the environment of the run's data, if the data says.
         action_low, action_high: ``(A,)``, environment units of -1 and 1.
     """
@@ -81,11 +83,16 @@ class LoadedPolicy:
         facts = saved.plain["policy"]
         self.run = directory.path
         self.settings = settings
-        self.step: int = saved.plain["step"]
         self.population = settings.population
-        self.stopped_by_guard = tuple(trip is not None for trip in saved.plain["progress"]["trips"])
+        progress = saved.plain["progress"]
+        self.stopped_by_guard = tuple(trip is not None for trip in progress["trips"])
+        self.steps = tuple(
+            good if stopped else saved.plain["step"]
+            for good, stopped in zip(progress["good_steps"], self.stopped_by_guard, strict=True)
+        )
         self.observation_size: int = facts["observation_size"]
         self.env_id: str | None = facts["env_id"]
+        self.shared_model: bool = facts["shared_model"]
         self.action_low = np.asarray(facts["action_low"], np.float32)
         self.action_high = np.asarray(facts["action_high"], np.float32)
         self._learner = LEARNERS[settings.learner.kind](
@@ -148,7 +155,12 @@ def evaluate(
         seed,
         device,
     )
-    return replace(result, step=policy.step, stopped_by_guard=policy.stopped_by_guard)
+    return replace(
+        result,
+        steps=policy.steps,
+        stopped_by_guard=policy.stopped_by_guard,
+        shared_model=policy.shared_model,
+    )
 
 
 def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:

@@ -286,7 +286,7 @@ class TestRecipeNames:
     ("stage", "recipe", "overrides"),
     [
         ("train", "mopo", ["dataset=d4rl:hopper-medium-expert-v2", "learner.hidden=64,64"]),
-        ("train", "mopo", ["dataset=1e-3", "dataset.env_id=null ", "device=yes"]),
+        ("train", "mopo", ["dataset=1e-3", "dataset.env_id=null ", "device=cpu"]),
         ("train", "", ["dataset=~/sp ace: #1", "learner.target_entropy=-3", "compile=false"]),
         ("train", "bc", ["dataset=x"]),
         ("train", "mbpo", ["dataset=d4rl:walker2d-medium-v2", "imagination.clip_range=null"]),
@@ -396,3 +396,15 @@ def test_a_model_that_nothing_would_use_is_refused():
 def test_cloning_imagined_actions_is_refused():
     with pytest.raises(ConfigError, match="Set imagination=none"):
         load_config("train", "mopo", ["dataset=x", "learner=bc"])
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:3", "cuda:x", "yes", ""])
+def test_what_is_no_device_is_refused_without_torch(device):
+    with pytest.raises(ConfigError, match=r"is no device; use auto, cpu, cuda or cuda:0"):
+        load_config("train", "sac", {"dataset": "x", "device": device})
+
+
+def test_a_termination_task_that_nothing_would_use_is_refused():
+    given = ["dataset=x", "termination.task=hopper", "termination.kind=never"]
+    with pytest.raises(ConfigError, match="uses no formula"):
+        load_config("train", "mopo", given)

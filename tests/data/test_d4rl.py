@@ -238,7 +238,13 @@ def test_processes_wait_for_the_one_that_fetches(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "lengths"),
-    [("hopper-medium-v0", [999, 500]), ("pen-human-v0", [99] * 15), ("unknown-v0", [1500])],
+    [
+        ("hopper-medium-v0", [999, 500]),
+        ("pen-human-v0", [99] * 15),
+        ("unknown-v0", [1500]),
+        ("maze2d-eval-large-v1", [799, 700]),
+        ("hopper-unheard-of-v0", [1500]),
+    ],
 )
 def test_time_limits_of_files_without_timeouts(cache, monkeypatch, name, lengths):
     path = cache / "d4rl" / f"{name}.hdf5"

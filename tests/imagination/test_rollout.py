@@ -221,8 +221,9 @@ def simulate(
             stops += stopped
             if stopped and stop is not None and stop.kind == "drop":
                 continue
-            if stopped and stop is not None and stop.kind == "absorb":
-                terminated, reward = True, pessimism.floor[0]
+            if stopped and stop is not None and stop.kind in ("terminal", "absorb"):
+                terminated = True
+                reward = pessimism.floor[0] if stop.kind == "absorb" else reward
             clipped += not following.equal(sample[:S])
             within = (sample[:S] >= logged.low).all() and (sample[:S] <= logged.high).all()
             paid = logged.reward_low <= sample[S] <= logged.reward_high
@@ -263,7 +264,7 @@ def split_reward(rows: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("chunk", [1, 8, 21, 2048])
 @pytest.mark.parametrize("horizon", [1, 4])
 @pytest.mark.parametrize("refresh", [0, 3])
-@pytest.mark.parametrize("stop", ["none", "truncate", "drop", "absorb"])
+@pytest.mark.parametrize("stop", ["none", "truncate", "drop", "terminal", "absorb"])
 def test_members_are_what_one_row_at_a_time_gives(monkeypatch, chunk, horizon, refresh, stop):
     monkeypatch.setattr(rollout, "CPU_CHUNK", chunk)
     given = setting(lethal=[-math.inf, -1.5, -2.0])
@@ -287,7 +288,7 @@ def test_members_are_what_one_row_at_a_time_gives(monkeypatch, chunk, horizon, r
                 "reward_mean": sum(wanted.rewards) / count,
                 "disagreement_mean": sum(wanted.disagreements) / count,
                 "outside_share": wanted.outside / count,
-                "stopped_share": wanted.stopped / count,
+                "stopped_share": wanted.stopped / (count + wanted.stopped * (stop == "drop")),
                 "clipped_share": wanted.clipped / count,
                 "terminated_share": ended / count,
                 "nonfinite": wanted.dropped,
@@ -421,7 +422,7 @@ def test_a_stop_for_uncertainty_is_terminal_only_where_it_is_absorbing():
     """Against the same rollouts without a stop, cut where the measure first exceeds its limit."""
     given = setting(limit=[math.inf] * 3)
     free, _ = roll(given, horizon=1)
-    for kind in ("truncate", "drop", "absorb"):
+    for kind in ("truncate", "drop", "terminal", "absorb"):
         rows, health = roll(given._replace(stop=Stop(kind, measure)), horizon=1)  # type: ignore[arg-type]
         for member in range(3):
             # Survivors come first; the next observation's noise tells rows apart.
@@ -430,7 +431,7 @@ def test_a_stop_for_uncertainty_is_terminal_only_where_it_is_absorbing():
             drift = row.action[:, 1]
             beyond = (row.observation[:, 1] + drift).abs() > given.pessimism.limit[member]
             assert 0 < beyond.sum() < 23
-            share = beyond.sum().item() / len(found)
+            share = beyond.sum().item() / 23
             assert health.stopped_share[member].item() == pytest.approx(share)
             if kind == "drop":
                 assert found.equal(whole[~beyond])
@@ -439,7 +440,8 @@ def test_a_stop_for_uncertainty_is_terminal_only_where_it_is_absorbing():
             else:
                 own = transitions(found)
                 assert own.terminated.equal(beyond.float())
-                assert (own.reward[beyond] == given.pessimism.floor[member]).all()
+                paid = given.pessimism.floor[member] if kind == "absorb" else row.reward[beyond]
+                assert (own.reward[beyond] == paid).all()
                 assert own.reward[~beyond].equal(row.reward[~beyond])
 
 

@@ -118,7 +118,7 @@ def test_learners_without_values_or_critics_trip_on_what_they_have():
     scale = Scale(0.0, 0.0, 0.9, 1.0)
     fine = check(GUARD, {"actor_loss": 1.0}, True, 10, scale, Memory())
     assert fine.trip is None
-    assert fine.calm
+    assert fine.memory.good_step == 10
     assert check(GUARD, {"actor_loss": math.nan}, True, 10, scale, Memory()).trip is not None
 
 
@@ -129,7 +129,7 @@ def test_values_that_settle_never_trip_and_every_policy_after_the_climb_is_good(
     """Toward a fixed point at 100, as TD learning goes there: fast at first, then slower."""
     verdicts = watched({k: 100 * (1 - math.exp(-k / 20_000)) for k in range(1000, 60_000, 1000)})
     assert first_trip(verdicts) is None
-    assert all(verdict.calm for step, verdict in verdicts.items() if step > 30_000)
+    assert all(v.memory.good_step == step for step, v in verdicts.items() if step > 30_000)
 
 
 def test_values_that_run_away_trip_early_and_the_policy_from_before_is_kept():
@@ -137,7 +137,7 @@ def test_values_that_run_away_trip_early_and_the_policy_from_before_is_kept():
     grown = (3.0, 1.2, 1.2, 1.2, 1.0, 2.5, 4.5, 5.5, 8.0, 11.0, 15.0)
     verdicts = watched(thousands(*grown))
     assert first_trip(verdicts) == 9000  # past 5 a thousand, 1 a lag, at 8,000 and 9,000
-    assert [step for step, verdict in verdicts.items() if verdict.calm][-1] == 5000
+    assert verdicts[9000].memory.good_step == 5000
     trip = verdicts[9000].trip
     assert trip is not None
     assert "has grown since update 8000 faster than rewards can carry it" in trip.reason
@@ -164,6 +164,22 @@ def test_the_pace_counts_in_lags_of_the_target_network():
     growth = thousands(*[9.0] * 6)
     assert first_trip(watched(growth, lag=50.0)) is None
     assert first_trip(watched(growth, lag=200.0)) is not None
+
+
+def test_a_policy_better_than_its_data_may_carry_its_values_up_to_what_was_logged():
+    """Rewards of 1 are usual in the data, 10 is the largest: what is imagined counts up to it."""
+    growth = thousands(*[24.0] * 6)  # 4.8 a lag
+    scale, guarded = Scale(10.0, 1.0, 0.99, 200.0), {}
+    for earned in (0.5, 5.0, 1e6):
+        memory = Memory()
+        for step, value in growth.items():
+            metrics = {"critic_loss": 1.0, "value_mean": value, "imagined_reward_mean": earned}
+            verdict = check(GUARD, metrics, True, step, scale, memory)
+            memory = verdict.memory
+        guarded[earned] = verdict
+    assert guarded[0.5].trip is not None
+    assert guarded[5.0].trip is None
+    assert guarded[1e6].reading.value_pace == 10.0
 
 
 def test_falling_values_are_no_runaway():

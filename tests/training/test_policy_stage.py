@@ -27,7 +27,7 @@ from worldrl.rows import pack
 from worldrl.training import guards
 from worldrl.training import policy_group as module
 from worldrl.training.logged import Logged
-from worldrl.training.policy import PolicyStage
+from worldrl.training.policy import PolicyStage, check_buffers
 from worldrl.training.stages import Snapshot, flat
 from worldrl.types import LearnerState, Metrics, Parameters, Transitions
 
@@ -309,7 +309,7 @@ def test_a_stop_has_a_quantile_of_its_measure_on_the_data_as_its_limit():
     assert (stage_of(TOGETHER).groups[0].pessimism.limit == math.inf).all()
 
 
-@pytest.mark.parametrize("kind", ["drop", "truncate", "absorb"])
+@pytest.mark.parametrize("kind", ["drop", "truncate", "terminal", "absorb"])
 def test_a_stop_shortens_rollouts_and_is_reported(kind):
     stop = {"kind": kind, "quantile": 0.5}
     free, stopped = stage_of(TOGETHER), stage_of(TOGETHER, config({"stop": stop}))
@@ -319,14 +319,15 @@ def test_a_stop_shortens_rollouts_and_is_reported(kind):
     assert max(reports[1]["imagined_rows"]) < max(reports[0]["imagined_rows"])
 
 
-@both
-def test_memory_is_refused_for_all_members_together(monkeypatch, groups):
-    one = 4 * 3 * (9 * 2) * logged_rows().rows.shape[1]
+def test_memory_is_refused_for_all_members_together(monkeypatch):
+    one = 4 * 3 * (9 * 4) * logged_rows().rows.shape[1]
+    imagination = config({"horizon": (2, 4, 1)}).imagination  # every slot is as long as the longest
+    assert imagination.kind == "branched"
     monkeypatch.setattr(buffer, "available_memory", lambda device: 3 * one - 1)
     with pytest.raises(ConfigError, match="the synthetic buffer needs"):
-        stage_of(groups)
+        check_buffers(imagination, 3, logged_rows())
     monkeypatch.setattr(buffer, "available_memory", lambda device: 3 * one)
-    stage_of(groups)
+    check_buffers(imagination, 3, logged_rows())
 
 
 # -- reports and guards --------------------------------------------------------------------
@@ -439,6 +440,23 @@ def test_a_member_whose_values_run_away_gets_back_the_policy_from_before(groups,
     run(stage)
     assert [trip and trip.step for trip in stage.trips] == [None, 40, None]
     assert stage.policy_parameters()["weight"].flatten().tolist() == [60.0, 20.0, 60.0]
+
+
+@both
+def test_a_temperature_without_a_cap_is_no_divergence(groups):
+    stage = stage_of(
+        groups, config(learner={"kind": "sac", "hidden": (8, 8), "max_temperature": None})
+    )
+    run(stage, until=20)
+    assert stage.trips == [None] * 3
+
+
+@both
+def test_reports_hold_mean_q_against_its_bounds(groups):
+    reports = run(stage_of(groups), until=20)
+    assert all(limit > 0 for limit in reports[-1]["value_limit"])
+    assert all(pace > 0 for pace in reports[-1]["value_pace"])
+    assert reports[-1]["value_growth"] == [0.0] * 3  # of less than a window
 
 
 @both

@@ -25,7 +25,6 @@ MODEL = {"model.hidden": [8], "model.max_epochs": 1, "threads": 1}
         ("mopo", {"termination.kind": "formula"}, "no formula is known"),
         ("sac", {"eval_every": 10}, "does not name the environment"),
         ("sac", {"eval_every": 10, "evaluation.env_id": "Nothing-v1"}, "no environment"),
-        ("sac", {"device": "cpu:3"}, "device=cpu:3 is not supported"),
         ("mopo", {"model": "none"}, "there is no run directory"),
         ("mopo", {"imagination.batch_size": 10**12}, "synthetic buffer needs"),
     ],

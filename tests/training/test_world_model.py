@@ -24,6 +24,7 @@ from worldrl.training.world_model import (
     ends_function,
     load_world,
     members,
+    of_seeds,
     save_world,
     where_episodes_end,
     with_termination,
@@ -96,7 +97,7 @@ def test_members_are_cut_out_whole():
     whole = given.ensemble.predict(observation, action)
     for first, count in (0, 1), (1, 2), (2, 1):
         own = slice(first, first + count)
-        part = members(given, first, count)
+        part = members(given, range(first, first + count))
         found = part.ensemble.predict(observation[own], action[own])
         torch.testing.assert_close(found.mean, whole.mean[own])
         torch.testing.assert_close(found.std, whole.std[own])
@@ -108,26 +109,47 @@ def test_members_are_cut_out_whole():
 
 
 def test_a_model_that_fits_is_accepted():
-    for population in 1, P:
-        check_fits(model(), logged(), population, "runs/a")
+    check_fits(model(), logged(), "runs/a")
 
 
 @pytest.mark.parametrize(
-    ("facts", "population", "words"),
+    ("facts", "words"),
     [
-        ({"observation_size": 4}, 1, ["size 4", "sizes 3 and 2"]),
-        ({"action_size": 1}, 1, ["size 1", "sizes 3 and 2"]),
-        ({"action_low": [-1.0, -1.0]}, 1, ["action_low=[-1.0, -1.0]", "[-1.0, -2.0]"]),
-        ({"action_high": [1.0, 3.0]}, 1, ["action_high=[1.0, 3.0]", "[1.0, 2.0]"]),
-        ({}, P + 1, ["3 member(s)", "population=4"]),
+        ({"observation_size": 4}, ["size 4", "sizes 3 and 2"]),
+        ({"action_size": 1}, ["size 1", "sizes 3 and 2"]),
+        ({"action_low": [-1.0, -1.0]}, ["action_low=[-1.0, -1.0]", "[-1.0, -2.0]"]),
+        ({"action_high": [1.0, 3.0]}, ["action_high=[1.0, 3.0]", "[1.0, 2.0]"]),
     ],
 )
-def test_a_model_of_something_else_is_refused(facts, population, words):
+def test_a_model_of_something_else_is_refused(facts, words):
     with pytest.raises(ModelError) as refusal:
-        check_fits(model(**facts), logged(), population, "runs/a")
+        check_fits(model(**facts), logged(), "runs/a")
     message = str(refusal.value)
     assert all(word in message for word in ["runs/a", *words])
     assert "\n" not in message
+
+
+def test_every_member_learns_in_the_world_of_its_seed():
+    given = model(seeds=[7, 8, 9])
+    for seeds in ([7, 8, 9], [8], [9, 7]):
+        found = of_seeds(given, seeds, "runs/a")
+        assert found.facts["seeds"] == seeds
+        assert found.facts["shared_model"] is False
+        for member, seed in enumerate(seeds):
+            wanted = given.world.ensemble.parameters["weight.0"][seed - 7]
+            assert found.world.ensemble.parameters["weight.0"][member].equal(wanted)
+    with pytest.raises(ModelError, match=r"seeds \[7, 8, 9\], and none of seed\(s\) \[10\]"):
+        of_seeds(given, [9, 10], "runs/a")
+
+
+def test_members_may_share_the_only_world_there_is_and_are_marked():
+    one = of_seeds(model(seeds=[7, 8, 9]), [8], "runs/a")
+    alone, shared = of_seeds(one, [5], "runs/a"), of_seeds(one, [5, 6], "runs/a")
+    assert alone.facts["shared_model"] is False
+    assert shared.facts["shared_model"] is True
+    weights = shared.world.ensemble.parameters["weight.0"]
+    assert weights[0].equal(weights[1])
+    assert weights[0].equal(one.world.ensemble.parameters["weight.0"][0])
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worldrl.cli.output import json_only, print_json
+from worldrl.errors import RunError
 
 if TYPE_CHECKING:
     from worldrl.evaluation.result import Result
@@ -35,8 +37,11 @@ def evaluate(
         from worldrl import api
 
         result = api.evaluate(run_dir, episodes, env_id, seed)
-        _append(run_dir, result)
         print(result.protocol())
+        try:
+            _append(run_dir, result)
+        except RunError as error:  # a shared run may be read-only; the score is not lost for that
+            print(f"worldrl: warning: the result is not recorded: {error}", file=sys.stderr)
     if as_json:
         print_json({"run": run_dir, **result.to_json()})
 
@@ -47,6 +52,11 @@ def _append(run_dir: Path, result: Result) -> None:
     from worldrl.training.run_directory import RunDirectory
 
     path = RunDirectory.open(run_dir).eval_file
-    row = {"stage": "train", "step": result.step, "command": "evaluate", **result.to_json()}
+    row = {
+        "stage": "train",
+        "step": max(result.steps or (0,)),
+        "command": "evaluate",
+        **result.to_json(),
+    }
     with writing(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")

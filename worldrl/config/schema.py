@@ -6,6 +6,7 @@ Two roots: :class:`PretrainConfig` for ``worldrl pretrain`` and :class:`TrainCon
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -14,6 +15,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -30,7 +32,7 @@ PenaltyKind = Literal[
     "mean_std",
 ]
 
-StopKind = Literal["none", "truncate", "drop", "absorb"]
+StopKind = Literal["none", "truncate", "drop", "terminal", "absorb"]
 StopMeasure = Literal[
     "max_aleatoric",
     "max_dev_from_mean",
@@ -103,6 +105,14 @@ class TerminationSettings(Settings):
     task: str | None = None
     """A name of the termination registry; None derives it from the environment id."""
 
+    @model_validator(mode="after")
+    def _task_is_used(self) -> Self:
+        if self.task is not None and self.kind in ("learned", "never"):
+            raise ValueError(
+                f"task is {self.task} and kind is {self.kind}, which uses no formula. Leave one out"
+            )
+        return self
+
 
 class PenaltySettings(Settings):
     """Pessimism: reward - weight * penalty."""
@@ -117,8 +127,9 @@ class StopSettings(Settings):
     """Where a rollout ends before its horizon because the model is unsure."""
 
     kind: StopKind = "none"
-    """truncate: keep the step, do not call it terminal. drop: leave the step out. absorb: keep it
-    as terminal, with the least logged reward minus `cost` (MOReL, arXiv 2005.05951)."""
+    """truncate: keep the step, do not call it terminal. drop: leave the step out. terminal: keep it
+    and call it terminal (MOREC's code). absorb: that, with the least logged reward minus `cost` in
+    place of its own (MOReL, arXiv 2005.05951)."""
     measure: StopMeasure = "max_pairwise_diff"
     quantile: float = Field(default=1.0, gt=0, le=1)
     """Of the measure on the data: beyond it a rollout stops; 1 is the largest."""
@@ -197,6 +208,13 @@ class RunSettings(Settings):
     checkpoint_every: PositiveInt = 10_000
     keep_checkpoints: PositiveInt = 2
     tensorboard: bool = False
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, value: str) -> str:
+        if re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is None:
+            raise ValueError(f"device={value} is no device; use auto, cpu, cuda or cuda:0")
+        return value
 
 
 class PretrainConfig(RunSettings):

@@ -51,10 +51,13 @@ class Result:
     """None where the environment has no reference scores."""
     reference: tuple[float, float] | None
     """Returns that 0 and 100 stand for."""
-    step: int | None = None
-    """Updates that the policies had seen; None where the caller does not know."""
+    steps: tuple[int, ...] | None = None
+    """Per member, updates that its policy had seen; None where the caller does not know."""
     stopped_by_guard: tuple[bool, ...] | None = None
     """Per member: it plays its last good policy, not its last; None: not known."""
+
+    shared_model: bool = False
+    """All members learned in one world model: intervals over them are too narrow."""
 
     @property
     def members(self) -> int:
@@ -93,11 +96,13 @@ class Result:
             "members": self.members,
             "episodes": self.episodes,
             "deterministic": True,
+            "shared_model": self.shared_model,
             "returns": self.returns,
             "lengths": self.lengths,
         }
-        if self.step is not None:
-            value["step"] = self.step
+        if self.steps is not None:
+            value["step"] = max(self.steps)
+            value["steps"] = self.steps
         if self.stopped_by_guard is not None:
             value["stopped_by_guard"] = self.stopped_by_guard
         if self.normalized:
@@ -114,7 +119,10 @@ class Result:
     def protocol(self) -> str:
         """One paragraph: the number and how it was made."""
         count = f"{self.members} members" if self.members > 1 else "1 member"
-        which = "last policy" if self.step is None else f"policy after {self.step:,} updates"
+        which = "last policy"
+        if self.steps is not None:
+            numbers = " or ".join(f"{step:,}" for step in sorted(set(self.steps)))
+            which = f"policy after {numbers} updates"
         lines = [
             f"return {_describe(self.raw)} in {self.env_id}: {count}, {self.episodes} "
             f"deterministic episodes each, episode seed {self.seed}, {which}."
@@ -127,6 +135,10 @@ class Result:
         if stopped := sum(self.stopped_by_guard or ()):
             lines.append(
                 f"Marked: a guard stopped {stopped} of {count}; scored is the last good policy."
+            )
+        if self.shared_model:
+            lines.append(
+                "Marked: all members learned in one world model; the interval is too narrow."
             )
         if self.other_environment:
             lines.append(

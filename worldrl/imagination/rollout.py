@@ -90,7 +90,7 @@ class RolloutHealth(NamedTuple):
     outside_share: Tensor  # of rows, next observation or reward beyond any logged one
     clipped_share: Tensor  # of rows, some dimension clipped to the box
     terminated_share: Tensor
-    stopped_share: Tensor  # of rows, their rollout ended there for uncertainty
+    stopped_share: Tensor  # of finite rows, dropped ones too: ended there for uncertainty
     nonfinite: Tensor  # rows dropped because a prediction was not finite
 
 
@@ -128,8 +128,9 @@ def imagined_step(act: Act, penalty: Penalty, ends: Ends, stop: Stop | None = No
         stopped = torch.zeros_like(done)
         if stop is not None:
             stopped = ~done & (stop.measure(prediction) > pessimism.limit[:, None])
-            if stop.kind == "absorb":
+            if stop.kind in ("terminal", "absorb"):
                 done = done | stopped
+            if stop.kind == "absorb":
                 penalised = torch.where(stopped, pessimism.floor[:, None], penalised)
         transitions = Transitions(
             observation, action, penalised, next_observation, done.to(reward.dtype)
@@ -248,7 +249,8 @@ class Tally:
 
     def __init__(self, members: int, device: torch.device) -> None:
         zero = torch.zeros(members, device=device)
-        self.rows, self.nonfinite, self.stopped, self.penalty_max = (zero.clone() for _ in range(4))
+        self.rows, self.finite, self.nonfinite = (zero.clone() for _ in range(3))
+        self.stopped, self.penalty_max = zero.clone(), zero.clone()
         self.sums = dict.fromkeys(
             ("penalty", "reward", "disagreement", "clipped", "outside", "ended"), zero
         )
@@ -260,6 +262,7 @@ class Tally:
         """Count one depth; the masks are ``(P, width)``."""
         reward = imagined.reward
         self.rows += keep.sum(1)
+        self.finite += (given & finite).sum(1)
         self.nonfinite += (given & ~finite).sum(1)
         self.stopped += (given & finite & imagined.stopped).sum(1)
         values = imagined._asdict() | {"ended": ended}
@@ -278,14 +281,14 @@ class Tally:
             rows=self.rows,
             penalty_mean=mean["penalty"],
             penalty_max=self.penalty_max,
-            reward_min=self.reward_min,
-            reward_max=self.reward_max,
+            reward_min=self.reward_min.where(self.rows > 0, 0.0),
+            reward_max=self.reward_max.where(self.rows > 0, 0.0),
             reward_mean=mean["reward"],
             disagreement_mean=mean["disagreement"],
             outside_share=mean["outside"],
             clipped_share=mean["clipped"],
             terminated_share=mean["ended"],
-            stopped_share=self.stopped / self.rows.clamp(min=1),
+            stopped_share=self.stopped / self.finite.clamp(min=1),
             nonfinite=self.nonfinite,
         )
 

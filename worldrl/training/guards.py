@@ -52,21 +52,34 @@ class Memory(NamedTuple):
     """``(step, mean Q)`` of the reports of the last window, and of the one before it."""
     fast_since: int | None = None
     """The report since which mean Q has grown too fast."""
+    good_step: int = 0
+    """The update whose policy is kept, should a later one trip."""
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Memory:
         """Undo ``_asdict`` after JSON made lists of the tuples."""
         values = tuple((int(step), float(value)) for step, value in plain["values"])
-        return cls(plain["reference_loss"], values, plain["fast_since"])
+        return cls(plain["reference_loss"], values, plain["fast_since"], plain["good_step"])
+
+
+class Reading(NamedTuple):
+    """Mean Q beside what it may be; the last three are logged."""
+
+    value: float
+    value_limit: float
+    """What mean Q could be at most: the largest reward for ever."""
+    value_growth: float
+    """Of mean Q, while the target network follows once."""
+    value_pace: float
+    """The most growth to expect: a reward."""
 
 
 class Verdict(NamedTuple):
     """What the guard makes of one report."""
 
     trip: Trip | None
-    calm: bool
-    """This policy is worth going back to, should a later one trip."""
     memory: Memory
+    reading: Reading
 
 
 def check(
@@ -88,41 +101,46 @@ def check(
         metrics: of the last interval.
         finite: every tensor of the learner is finite.
     """
+    reading = read(metrics, step, scale, memory)
     if not finite or not all(math.isfinite(value) for value in metrics.values()):
         broken = Trip(f"a weight or a metric is not finite; {REMEDY}", step)
-        return Verdict(broken, False, memory)
-    value = metrics.get("value_mean", 0.0)
+        return Verdict(broken, memory, reading)
     loss = metrics.get("critic_loss", 0.0)
     if memory.reference_loss is None and step >= guard.warmup:
         memory = memory._replace(reference_loss=loss)
-    # A soft value also counts the entropy to come: where rewards are small that is most of it.
-    bonus = metrics.get("temperature", 0.0) * metrics.get("entropy", 0.0)
-    growth = _growth(memory.values, step, value) * scale.value_lag
-    pace = guard.value_growth * (scale.reward_rms + max(bonus, 0.0))
-    fast = step >= guard.warmup and growth > pace
+    most = guard.value_growth * reading.value_pace
+    fast = step >= guard.warmup and reading.value_growth > most
     memory = memory._replace(
-        values=_recent(memory.values, step, value),
+        values=_recent(memory.values, step, reading.value),
         fast_since=(memory.fast_since or step) if fast else None,
     )
-    trip = _trip(guard, step, value, loss, growth, pace, bonus, metrics, scale, memory)
-    return Verdict(trip, trip is None and growth <= CALM * pace, memory)
+    trip = _trip(guard, step, loss, reading, memory)
+    if trip is None and reading.value_growth <= CALM * most:
+        memory = memory._replace(good_step=step)
+    return Verdict(trip, memory, reading)
+
+
+def read(metrics: Mapping[str, float], step: int, scale: Scale, memory: Memory) -> Reading:
+    """What mean Q is and may be."""
+    value = metrics.get("value_mean", 0.0)
+    # A soft value also counts the entropy to come: where rewards are small that is most of it.
+    bonus = metrics.get("temperature", 0.0) * metrics.get("entropy", 0.0)
+    # Intended pessimism lowers values, and is no reason to stop.
+    cost = metrics.get("imagined_penalty_cost", 0.0) if value < 0 else 0.0
+    # A policy better than its data earns more than the data, within what was ever logged.
+    earned = min(metrics.get("imagined_reward_mean", 0.0), scale.reward_max)
+    return Reading(
+        value,
+        (scale.reward_max + abs(bonus) + cost) / (1 - scale.discount),
+        _growth(memory.values, step, value) * scale.value_lag,
+        max(scale.reward_rms, earned) + max(bonus, 0.0),
+    )
 
 
 def _trip(
-    guard: GuardSettings,
-    step: int,
-    value: float,
-    loss: float,
-    growth: float,
-    pace: float,
-    bonus: float,
-    metrics: Mapping[str, float],
-    scale: Scale,
-    memory: Memory,
+    guard: GuardSettings, step: int, loss: float, reading: Reading, memory: Memory
 ) -> Trip | None:
-    # Intended pessimism lowers values, and is no reason to stop.
-    cost = metrics.get("imagined_penalty_cost", 0.0) if value < 0 else 0.0
-    limit = (scale.reward_max + abs(bonus) + cost) / (1 - scale.discount)
+    value, limit, growth, pace = reading
     if abs(value) > guard.value_bound * limit:
         return Trip(
             f"mean Q is {value:.4g}, beyond {guard.value_bound:g} times what the logged rewards "
@@ -133,7 +151,8 @@ def _trip(
         return Trip(
             f"mean Q is {value:.4g} and has grown since update {memory.fast_since} faster than "
             f"rewards can carry it (by {growth:.3g} while the target network follows once, where "
-            f"{pace:.3g} is the most to expect): the critic feeds on its own optimism; {REMEDY}",
+            f"{guard.value_growth * pace:.3g} is the most to expect): the critic feeds on its own "
+            f"optimism; {REMEDY}",
             step,
         )
     reference = None if memory.reference_loss is None else max(memory.reference_loss, 1e-8)

@@ -85,16 +85,16 @@ def run_stage(
             if whole and evaluate and eval_every and (step % eval_every == 0 or stage.finished):
                 progress.update(step, evaluate(step))
             if (whole and step % config.checkpoint_every == 0) or stage.finished:
-                save(stage, session)
+                save(stage, session, last)
             if session.stop.exit_code is not None and not stage.finished:
-                save(stage, session)
-                session.write_status("interrupted", stage)
+                save(stage, session, last)
+                session.write_status("interrupted", stage, last)
                 raise StoppedEarly(session.stop.exit_code)
     return last
 
 
-def save(stage: Stage, session: Session) -> None:
-    """Write a checkpoint of ``stage``."""
+def save(stage: Stage, session: Session, metrics: Mapping[str, Any]) -> None:
+    """Write a checkpoint of ``stage``; ``metrics`` are its last."""
     snapshot = stage.snapshot()
     plain = {
         **session.plain,
@@ -112,7 +112,7 @@ def save(stage: Stage, session: Session) -> None:
         plain,
         keep=session.config.keep_checkpoints,
     )
-    session.write_status("running", stage)
+    session.write_status("running", stage, metrics)
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:

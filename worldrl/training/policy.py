@@ -48,7 +48,6 @@ class PolicyStage:
         if isinstance(config.imagination, BranchedSettings):
             assert worlds is not None
             assert ends is not None
-            check_buffers(config.imagination, sum(len(seeds) for seeds in groups), logged)
             penalty = PENALTIES[config.imagination.penalty.kind]
             step = imagined_step(learner.act, penalty, ends, _stop(config.imagination))
             if autocast:
@@ -75,6 +74,11 @@ class PolicyStage:
         """Why each member was stopped early, if it was."""
         return [trip for group in self.groups for trip in group.trips]
 
+    @property
+    def good_steps(self) -> list[int]:
+        """The update whose policy each member goes back to, or went back to."""
+        return [memory.good_step for group in self.groups for memory in group.memories]
+
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Every group up to update ``until``."""
         for group in self.groups:
@@ -100,6 +104,7 @@ class PolicyStage:
                 "guards": [
                     [memory._asdict() for memory in group.memories] for group in self.groups
                 ],
+                "good_steps": self.good_steps,
                 "trips": [None if trip is None else trip._asdict() for trip in self.trips],
                 "blocks": [
                     [[block.refresh, block.digest] for block in group.digested_blocks()]

@@ -36,6 +36,12 @@ NOISE_BLOCK = 100
 
 Update = Callable[..., None]
 
+NOTHING_IMAGINED = (
+    "no imagined transition was kept: every prediction was not finite, or every rollout was "
+    "dropped at its first step; set model.normalize_targets=true or train the model longer, or "
+    "loosen imagination.stop"
+)
+
 
 class Block(NamedTuple):
     """What it takes to make one refresh of the synthetic buffer again."""
@@ -79,14 +85,15 @@ class PolicyGroup:
         if isinstance(imagination, BranchedSettings):
             self.imagination: BranchedSettings | None = imagination
             own = slice(first, first + members)
-            self.horizons = per_member(imagination.horizon, config.population)[own]
+            horizons = per_member(imagination.horizon, config.population)
+            self.horizons = horizons[own]
             # 0.29 * 100 is 28.999...: still 29 rows.
             self.real = int(imagination.real_ratio * self.batch_size + 1e-9)
             self.blocks: list[Block] = []
             self.buffer = SyntheticBuffer(
                 members,
                 imagination.retain,
-                imagination.batch_size * max(self.horizons),
+                imagination.batch_size * max(horizons),  # one shape for the compiled update
                 logged.rows.shape[1],
                 device,
             )
@@ -220,24 +227,28 @@ class PolicyGroup:
             metrics["imagined_penalty_cost"] = cost.tolist()
         tensors = flat(self.state)
         finite = torch.stack(
-            [value.reshape(len(value), -1).isfinite().all(1) for value in tensors.values()]
+            [
+                value.reshape(len(value), -1).isfinite().all(1)
+                for name, value in tensors.items()
+                if not name.startswith("settings/")  # what is not capped has an infinite cap
+            ]
         ).all(0)
+        readings = []
         for member in range(len(self.seeds)):
-            if self.trips[member] is not None or not guard.enabled:
-                continue
             own = {name: values[member] for name, values in metrics.items()}
-            verdict = check(
-                guard,
-                own,
-                bool(finite[member]),
-                self.step,
-                self.scales[member],
-                self.memories[member],
-            )
-            self.trips[member], self.memories[member] = verdict.trip, verdict.memory
-            if verdict.calm:
+            scale, memory = self.scales[member], self.memories[member]
+            verdict = check(guard, own, bool(finite[member]), self.step, scale, memory)
+            readings.append(verdict.reading)
+            if self.trips[member] is not None:
+                continue
+            self.memories[member] = verdict.memory
+            self.trips[member] = verdict.trip if guard.enabled else None
+            if verdict.memory.good_step == self.step:
                 for name, value in tensors.items():
                     self.good[name][member] = value[member]
+        if "value_mean" in metrics:
+            for name in ("value_limit", "value_growth", "value_pace"):
+                metrics[name] = [getattr(reading, name) for reading in readings]
         self._hold_stopped()
         return metrics
 

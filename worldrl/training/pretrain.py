@@ -25,6 +25,7 @@ from worldrl.training.world_model import (
     ends_function,
     ensemble_from,
     load_world,
+    of_seeds,
     save_world,
     where_episodes_end,
     with_termination,
@@ -44,7 +45,7 @@ def world_of(execution: Execution) -> WorldModel:
             model = _pretrain(execution)
         save_world(run.model, model)
     model = load_world(run.model, execution.device)
-    check_fits(model, execution.logged, config.population, str(run.model))
+    check_fits(model, execution.logged, str(run.model))
     return model
 
 
@@ -56,7 +57,8 @@ def _borrowed(execution: Execution, source: Path) -> WorldModel:
                 f"{source}`, or train one with `worldrl pretrain ensemble`."
             )
         model = load_world(other.model, execution.device)
-    check_fits(model, execution.logged, execution.config.population, str(source))
+    check_fits(model, execution.logged, str(source))
+    model = of_seeds(model, execution.seeds, str(source))
     metadata = execution.dataset.metadata
     if model.facts["dataset_sha256"] != metadata.sha256:
         print(
@@ -119,6 +121,7 @@ def _pretrain(execution: Execution) -> WorldModel:
         "env_id": env_id,
         "dataset_sha256": execution.dataset.metadata.sha256,
         "seeds": execution.seeds,
+        "shared_model": False,
         "settings": config.model.model_dump(mode="json"),
         "termination": decision,
         "steps": stage.step,

@@ -127,9 +127,8 @@ def _stages(execution: Execution, scorer: Scorer | None) -> RunResult:
     imagines = isinstance(config.imagination, BranchedSettings)
     stage, metrics = train_policy(execution, world_of(execution) if imagines else None, scorer)
     stopped = all(trip is not None for trip in stage.trips)
-    return _finish(
-        execution, "train", stage.step, metrics, "stopped_by_guard" if stopped else "finished"
-    )
+    state: RunState = "stopped_by_guard" if stopped else "finished"
+    return _finish(execution, "train", stage.step, metrics, state, config.num_updates)
 
 
 def _scorer(execution: Execution, scorers: ScorerFactory | None) -> Scorer | None:
@@ -146,9 +145,10 @@ def _finish(
     steps: int,
     metrics: dict[str, Any],
     state: RunState = "finished",
+    total: int | None = None,
 ) -> RunResult:
     run, seconds = execution.run, execution.session.seconds
-    run.write_status(Status(state, stage, steps, steps, seconds, metrics))
+    run.write_status(Status(state, stage, steps, total or steps, seconds, metrics))
     return RunResult(run.path, steps, seconds, metrics, state, 0)
 
 

@@ -56,10 +56,11 @@ def train_policy(
         sizes = [len(group) for group in execution.groups]
         firsts = [sum(sizes[:index]) for index in range(len(sizes))]
         worlds = [
-            members(model.world, first, size) for first, size in zip(firsts, sizes, strict=True)
+            members(model.world, range(first, first + size))
+            for first, size in zip(firsts, sizes, strict=True)
         ]
         ends = ends_function(model.facts["termination"], logged.observation_size)
-    updates = config.num_updates * config.population
+    updates = config.num_updates  # of one member: it is compiled where its lone run is
     chunks = _rollout_calls(config, execution.device)
     facts = {
         "observation_size": logged.observation_size,
@@ -67,6 +68,7 @@ def train_policy(
         "action_low": logged.action_low.tolist(),
         "action_high": logged.action_high.tolist(),
         "env_id": execution.dataset.metadata.env_id,
+        "shared_model": model is not None and model.facts["shared_model"],
     }
     execution.session.plain = {**execution.session.plain, "policy": facts}
     stage = PolicyStage(
@@ -82,11 +84,11 @@ def train_policy(
     execution.restore(stage)
     metrics = run_stage(stage, execution.session, _evaluation(execution, stage, learner, scorer))
     trips = stage.trips
-    for seed, trip in zip(execution.seeds, trips, strict=True):
+    for seed, trip, good in zip(execution.seeds, trips, stage.good_steps, strict=True):
         if trip is not None:
             print(
-                f"worldrl: the guard stopped seed {seed} at update {trip.step} and kept its "
-                f"last good policy: {trip.reason}",
+                f"worldrl: the guard stopped seed {seed} at update {trip.step:,} and kept its "
+                f"policy of update {good:,}: {trip.reason}",
                 file=sys.stderr,
             )
     if any(trips):

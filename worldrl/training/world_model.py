@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,11 +69,11 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def check_fits(model: WorldModel, logged: Logged, population: int, where: str) -> None:
+def check_fits(model: WorldModel, logged: Logged, where: str) -> None:
     """Refuse a model that was trained for something else.
 
     Raises:
-        ModelError: shapes, action bounds or population differ.
+        ModelError: shapes or action bounds differ.
     """
     facts = model.facts
     sizes = (facts["observation_size"], facts["action_size"])
@@ -90,30 +91,46 @@ def check_fits(model: WorldModel, logged: Logged, population: int, where: str) -
                 f"states {bound.tolist()}: the same numbers would mean other actions. Use a "
                 "dataset with the model's bounds, or train a model on this one."
             )
-    if model.population < population:
+
+
+def of_seeds(model: WorldModel, seeds: Sequence[int], where: str) -> WorldModel:
+    """One world a member of a run: the one of its seed, or for all the only one there is.
+
+    Members that share a world are marked in the facts: intervals over them are too narrow, since
+    they leave out how much worlds differ.
+
+    Raises:
+        ModelError: the model has several worlds, and none of some seed.
+    """
+    trained: list[int] = model.facts["seeds"]
+    missing = [seed for seed in seeds if seed not in trained]
+    if missing and len(trained) > 1:
         raise ModelError(
-            f"the model in {where} has {model.population} member(s) and population={population} "
-            "asks for one each. Train it with that population, or lower population."
+            f"the model in {where} holds the worlds of seeds {trained}, and none of seed(s) "
+            f"{missing} of this run. Set seed and population to seeds of the model, or train it "
+            "with theirs."
         )
+    chosen = [0 if missing else trained.index(seed) for seed in seeds]
+    facts = {**model.facts, "seeds": list(seeds), "shared_model": len(set(chosen)) < len(chosen)}
+    return WorldModel(members(model.world, chosen), facts)
 
 
-def members(world: World, first: int, count: int) -> World:
-    """The world of ``count`` members from number ``first``."""
-    chosen = slice(first, first + count)
+def members(world: World, chosen: Sequence[int]) -> World:
+    """The world of the members of these numbers."""
     ensemble = world.ensemble
 
     def cut(parameters: Parameters) -> Parameters:
-        return {name: value[chosen].contiguous() for name, value in parameters.items()}
+        return {name: value[list(chosen)] for name, value in parameters.items()}
 
     def cut_standardizer(standardizer: Standardizer) -> Standardizer:
-        return Standardizer(standardizer.mean[chosen], standardizer.scale[chosen])
+        return Standardizer(standardizer.mean[list(chosen)], standardizer.scale[list(chosen)])
 
     return World(
         Ensemble(
             cut(ensemble.parameters),
             cut_standardizer(ensemble.inputs),
             cut_standardizer(ensemble.targets),
-            ensemble.elites[chosen],
+            ensemble.elites[list(chosen)],
         ),
         cut(world.terminator),
     )

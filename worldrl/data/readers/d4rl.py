@@ -21,20 +21,24 @@ from worldrl.data.download import Report, cache_folder, download
 from worldrl.data.readers import hdf5
 from worldrl.data.readers.files import file_sha256
 from worldrl.errors import DataError, suggestion
+from worldrl.tasks import parse
 
-#: Time limits of D4RL's environments by the start of a name, for files that mark no timeouts.
+#: Time limits of D4RL's environments by robot, for files that mark no timeouts.
 TIME_LIMITS = {
     "maze2d-open": 150,
     "maze2d-umaze": 300,
     "maze2d-medium": 600,
     "maze2d-large": 800,
+    "maze2d-eval-umaze": 300,
+    "maze2d-eval-medium": 600,
+    "maze2d-eval-large": 800,
     "antmaze-umaze": 700,
     "antmaze-medium": 1000,
     "antmaze-large": 1000,
     "halfcheetah": 1000,
     "hopper": 1000,
     "walker2d": 1000,
-    "ant-": 1000,
+    "ant": 1000,
     "pen": 100,
     "door": 200,
     "hammer": 200,
@@ -64,9 +68,8 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
         with _progress(location) as report:
             download(url, path, report)
     notice = hold_to_first_hash(path, url)
-    limit = max_episode_steps or next(
-        (steps for prefix, steps in TIME_LIMITS.items() if location.startswith(prefix)), None
-    )
+    task = parse(location)
+    limit = max_episode_steps or (None if task is None else TIME_LIMITS.get(task.robot))
     dataset = hdf5.read(str(path), env_id=env_id, max_episode_steps=limit)
     metadata = replace(
         dataset.metadata,
