@@ -408,3 +408,8 @@ def test_a_termination_task_that_nothing_would_use_is_refused():
     given = ["dataset=x", "termination.task=hopper", "termination.kind=never"]
     with pytest.raises(ConfigError, match="uses no formula"):
         load_config("train", "mopo", given)
+
+
+def test_a_name_that_is_nearly_right_is_suggested():
+    with pytest.raises(ConfigError, match=r"task is 'hoper' \(did you mean 'hopper'\?\), and must"):
+        load_config("train", "mopo", ["dataset=x", "termination.task=hoper"])

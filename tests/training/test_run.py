@@ -21,7 +21,6 @@ MODEL = {"model.hidden": [8], "model.max_epochs": 1, "threads": 1}
     ("recipe", "settings", "words"),
     [
         ("mopo", {"dataset": "none.npz"}, "does not exist"),
-        ("mopo", {"termination.task": "hoper"}, "did you mean 'hopper'"),
         ("mopo", {"termination.kind": "formula"}, "no formula is known"),
         ("sac", {"eval_every": 10}, "does not name the environment"),
         ("sac", {"eval_every": 10, "evaluation.env_id": "Nothing-v1"}, "no environment"),

@@ -187,7 +187,6 @@ def test_how_episodes_end_is_decided(settings, env_id, ends, size, wanted):
         ({"kind": "formula"}, "MyRobot-v0", "no formula is known for environment 'MyRobot-v0'"),
         ({"kind": "formula"}, None, "no formula is known"),
         ({"kind": "learned"}, "Hopper-v5", "no logged episode ends"),
-        ({"task": "hoper"}, None, "did you mean 'hopper'"),
     ],
 )
 def test_what_cannot_be_decided_is_refused(settings, env_id, words):

@@ -62,6 +62,16 @@ def expected(field: FieldInfo) -> str:
     return _describe(field.annotation, field.metadata)
 
 
+def choices(field: FieldInfo) -> list[str]:
+    """The names that a field chooses from; empty where it takes other values."""
+    return [
+        str(value)
+        for part in _leaves(field.annotation)
+        if get_origin(part) is Literal
+        for value in get_args(part)
+    ]
+
+
 def example(field: FieldInfo) -> str:
     """A value that a field takes, as it is written on the command line."""
     if field.default is not None and not field.is_required():

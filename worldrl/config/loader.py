@@ -21,6 +21,7 @@ from worldrl.config.fields import (
     Path,
     accepts,
     as_text,
+    choices,
     example,
     expected,
     group_of,
@@ -358,8 +359,9 @@ def _explain(error: ValidationError, root: type[BaseModel], gathered: _Gathered)
             sentences[path] = f"{_dotted(path)}: {reason}" if path else reason
         elif field is not None and path in gathered:
             entry = gathered[path]
+            near = suggestion(str(entry.value), choices(field))
             sentences[path] = (
-                f"{entry.origin}: {_dotted(path)} is {_short(entry.value)}, and must be "
+                f"{entry.origin}: {_dotted(path)} is {_short(entry.value)}{near}, and must be "
                 f"{expected(field)}; for example {_dotted(path)}={example(field)}"
             )
         else:

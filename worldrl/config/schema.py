@@ -41,6 +41,36 @@ StopMeasure = Literal[
     "mean_std",
 ]
 
+TerminationTask = Literal[
+    "never",
+    "halfcheetah",
+    "hopper",
+    "walker2d",
+    "ant",
+    "humanoid",
+    "swimmer",
+    "humanoidstandup",
+    "reacher",
+    "pusher",
+    "invertedpendulum",
+    "inverteddoublependulum",
+    "pendulum",
+    "cartpole",
+    "maze2d",
+    "antmaze-umaze",
+    "antmaze-medium",
+    "antmaze-large",
+    "adroit-pen",
+    "adroit-door",
+    "adroit-hammer",
+    "adroit-relocate",
+    "kitchen",
+    "neorl-halfcheetah",
+    "neorl-hopper",
+    "neorl-walker2d",
+]
+"""The rules of worldrl.imagination.termination."""
+
 
 class DatasetSettings(Settings):
     """Where the logged experience comes from."""
@@ -102,8 +132,8 @@ class TerminationSettings(Settings):
     kind: Literal["auto", "formula", "learned", "never"] = "auto"
     """auto: the formula of a known task; else never where the data holds no terminal row; else
     learned."""
-    task: str | None = None
-    """A name of the termination registry; None derives it from the environment id."""
+    task: TerminationTask | None = None
+    """Whose rule holds; None derives it from the environment id."""
 
     @model_validator(mode="after")
     def _task_is_used(self) -> Self:

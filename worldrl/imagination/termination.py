@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from worldrl.errors import ConfigError, suggestion
+from worldrl.errors import ConfigError
 from worldrl.tasks import parse
 from worldrl.types import Termination
 
@@ -178,20 +178,15 @@ def formula(name: str, observation_size: int) -> Termination:
     """The formula called ``name``.
 
     Raises:
-        ConfigError: the name is unknown (the message lists the known ones), or its formula does
-            not read observations of this size.
+        ConfigError: it does not read observations of this size.
     """
-    if name not in RULES:
-        raise ConfigError(
-            f"unknown termination.task '{name}'{suggestion(name, RULES)}; "
-            f"known: {', '.join(RULES)}. For another task set termination.kind=learned or never."
-        )
     rule = RULES[name]
-    if rule.sizes is not None and not _fits(rule, observation_size):
+    if not _fits(rule, observation_size):
         raise ConfigError(
             f"termination.task '{name}' reads observations of size "
-            f"{' or '.join(map(str, sorted(rule.sizes)))}, but this data has {observation_size}: "
-            "its entries mean something else. Set termination.kind=learned or never."
+            f"{' or '.join(map(str, sorted(rule.sizes or ())))}, but this data has "
+            f"{observation_size}: its entries mean something else. Set termination.kind=learned "
+            "or never."
         )
     return rule.ends
 

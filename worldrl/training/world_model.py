@@ -19,7 +19,7 @@ from worldrl.models.world import World
 from worldrl.training.checkpoint import load_model, save_model
 from worldrl.training.logged import Logged
 from worldrl.training.stages import flat
-from worldrl.types import Parameters
+from worldrl.types import Parameters, Termination
 
 
 class WorldModel(NamedTuple):
@@ -152,7 +152,7 @@ def where_episodes_end(
             cannot be.
     """
     size = logged.observation_size
-    found = None
+    found: tuple[str, Termination] | None = None
     if settings.task is not None:
         found = settings.task, formula(settings.task, size)
     elif settings.kind in ("auto", "formula"):
