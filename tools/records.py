@@ -110,7 +110,12 @@ def _settings(out: Path) -> dict[str, Any]:
     return settings
 
 
-def table() -> str:
+def _updates(record: dict[str, Any]) -> int:
+    updates: int = record.get("settings", record["overrides"])["num_updates"]
+    return updates
+
+
+def table(experiments: dict[str, Any]) -> str:
     """Markdown from all records: one row an experiment, raw and normalised."""
     lines = [
         "# Results",
@@ -142,13 +147,17 @@ def table() -> str:
             own += f" [{score['normalized_score']:.1f} ± {score['normalized_std']:.1f}]"
         if record["status"] != "finished":
             own += f" ({record['status']})"
-        updates = record["settings"]["num_updates"]
+        updates = _updates(record)
         lines.append(
             f"| {record['name']} | {updates:,} | {score['members']} | {own} "
             f"| {shown(data['mean'])} | {shown(data['last_tenth'])} | {shown(data['best_tenth'])} "
             f"| {record['seconds'] / 3600:.2f} |"
         )
-    return "\n".join(lines) + "\n"
+    notes = [(name, one["note"].strip()) for name, one in experiments.items() if "note" in one]
+    shown_notes = [
+        f"- **{name}**: {note}" for name, note in notes if (RESULTS / f"{name}.json").exists()
+    ]
+    return "\n".join([*lines, "", *shown_notes]).rstrip() + "\n"
 
 
 def main() -> int:
@@ -167,7 +176,7 @@ def main() -> int:
     commands.add_parser("table", help="write docs/results/README.md")
     arguments = parser.parse_args()
     if arguments.command == "table":
-        (RESULTS / "README.md").write_text(table())
+        (RESULTS / "README.md").write_text(table(experiments))
         return 0
     out = arguments.out or ROOT / "runs" / "records" / arguments.name
     run(arguments.name, experiments[arguments.name], arguments.data, out, arguments.model)
