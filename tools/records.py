@@ -79,6 +79,7 @@ def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Pat
         },
         "overrides": experiment["overrides"],
         "settings": _settings(out),
+        "given_model": model is not None,
         "status": result.status,
         "seconds": round(result.seconds),
         "metrics": result.metrics,
@@ -124,7 +125,8 @@ def table(experiments: dict[str, Any]) -> str:
         "by `tools/records run NAME`. Scores are of the last policy, mean ± deviation over seeds,",
         f"{EPISODES} deterministic episodes each; in brackets the normalised score (0 is a",
         "random policy, 100 an expert, by D4RL's reference returns). Data columns are mean returns",
-        "of all episodes, of the last tenth recorded, and of the best tenth.",
+        "of all episodes, of the last tenth recorded, and of the best tenth; hours marked * are",
+        "without the world model's, which was trained by the same settings in a run of its own.",
         "",
         "| experiment | updates | seeds | score | data: mean | last tenth | best tenth | hours |",
         "|---|---|---|---|---|---|---|---|",
@@ -151,7 +153,7 @@ def table(experiments: dict[str, Any]) -> str:
         lines.append(
             f"| {record['name']} | {updates:,} | {score['members']} | {own} "
             f"| {shown(data['mean'])} | {shown(data['last_tenth'])} | {shown(data['best_tenth'])} "
-            f"| {record['seconds'] / 3600:.2f} |"
+            f"| {record['seconds'] / 3600:.2f}{' *' if record.get('given_model') else ''} |"
         )
     notes = [(name, one["note"].strip()) for name, one in experiments.items() if "note" in one]
     shown_notes = [
