@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from worldrl.data.dataset import Dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# A busy machine is no defect: how long an example takes is not what these tests are about.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 torch.set_num_threads(1)  # tests run in parallel processes; tiny matrices gain nothing from threads
 
 
