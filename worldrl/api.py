@@ -85,10 +85,15 @@ class LoadedPolicy:
         self.settings = settings
         self.population = settings.population
         progress = saved.plain["progress"]
-        self.stopped_by_guard = tuple(trip is not None for trip in progress["trips"])
+        self.stopped_by_guard = tuple(
+            trip is not None for group in progress["groups"] for trip in group["trips"]
+        )
+        good_steps = [
+            memory["good_step"] for group in progress["groups"] for memory in group["guards"]
+        ]
         self.steps = tuple(
             good if stopped else saved.plain["step"]
-            for good, stopped in zip(progress["good_steps"], self.stopped_by_guard, strict=True)
+            for good, stopped in zip(good_steps, self.stopped_by_guard, strict=True)
         )
         self.observation_size: int = facts["observation_size"]
         self.env_id: str | None = facts["env_id"]

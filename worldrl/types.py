@@ -17,6 +17,9 @@ from torch import Tensor
 #: Named tensors of one network; every one carries the leading population axis.
 Parameters: TypeAlias = dict[str, Tensor]
 
+#: Per-member scalars of an update or a refresh, each ``(P,)``.
+Metrics: TypeAlias = dict[str, Tensor]
+
 
 class Transitions(NamedTuple):
     """A batch of one-step experience; ``...`` is usually ``(P, B)``."""
@@ -55,6 +58,30 @@ Penalty: TypeAlias = Callable[[Prediction], Tensor]
 Termination: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+class Imagination(Protocol):
+    """Makes synthetic experience for a group of learners."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows that :meth:`fill` writes at most, for each member."""
+        ...
+
+    def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
+        """Write packed transitions to the front of ``rows (P, capacity, W)``.
+
+        What is written is a function of the arguments and the members' seeds: called again, it
+        comes out the same.
+
+        Args:
+            number: of the refresh; another number draws other noise.
+            policy: of every member.
+
+        Returns:
+            Rows written ``(P,)`` int64, and health metrics.
+        """
+        ...
+
+
 class Policy(Protocol):
     """Acts on batches of observations; one row of the population axis per member."""
 
@@ -65,9 +92,6 @@ class Policy(Protocol):
 
 #: Everything a learner owns, as a tree of tensors that updates change in place.
 LearnerState: TypeAlias = dict[str, Any]
-
-#: Per-member scalars of one update, each ``(P,)``.
-Metrics: TypeAlias = dict[str, Tensor]
 
 
 class Learner(Protocol):

@@ -155,10 +155,11 @@ def roll(
         buffer.rows.fill_(math.nan)
     step = imagined_step(act, penalty, ends, given.stop)
     keep_stopped = given.stop is None or given.stop.kind != "drop"
-    health = imagine(
-        step, given.world, given.policy, given.starts, buffer, refresh, seeds, batch_size, horizons,
-        given.pessimism, given.bounds, given.logged, keep_stopped,
+    count, health = imagine(
+        step, given.world, given.policy, given.starts, buffer.slot(refresh), refresh, seeds,
+        batch_size, horizons, given.pessimism, given.bounds, given.logged, keep_stopped,
     )  # fmt: skip
+    buffer.set_count(refresh, count)
     counts = buffer.counts[:, refresh % buffer.retain].tolist()
     slot = buffer.slot(refresh)
     return [slot[member, :count].clone() for member, count in enumerate(counts)], health
@@ -630,10 +631,11 @@ def test_compiled_equals_eager():
     found = []
     for step in eager, fast:
         buffer = SyntheticBuffer(3, 1, 23 * 3, width, CPU)
-        imagine(
-            step, given.world, given.policy, given.starts, buffer, 0, SEEDS, 23, (3, 3, 3),
+        count, _ = imagine(
+            step, given.world, given.policy, given.starts, buffer.slot(0), 0, SEEDS, 23, (3, 3, 3),
             given.pessimism, given.bounds, given.logged,
         )  # fmt: skip
+        buffer.set_count(0, count)
         found.append(buffer)
     assert found[0].counts.equal(found[1].counts)
     torch.testing.assert_close(found[0].rows, found[1].rows, rtol=1e-5, atol=1e-5)

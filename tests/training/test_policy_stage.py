@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,21 +16,20 @@ from torch import Tensor
 from worldrl.config.schema import TrainConfig
 from worldrl.errors import ConfigError, RunError
 from worldrl.imagination import buffer
-from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import RolloutHealth, penalty_quantile
 from worldrl.learners import LEARNERS
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.models.world import World
 from worldrl.random import generator
-from worldrl.rows import pack
+from worldrl.rows import pack, unpack
 from worldrl.training import guards
-from worldrl.training import policy_group as module
 from worldrl.training.compilation import compiler_available
 from worldrl.training.logged import Logged
 from worldrl.training.policy import PolicyStage, check_buffers
 from worldrl.training.stages import Snapshot, flat
-from worldrl.types import LearnerState, Metrics, Parameters, Transitions
+from worldrl.types import Imagination, LearnerState, Metrics, Parameters, Transitions
 
 S, A, ROWS = 3, 2, 50
 SEEDS = (4, 5, 6)
@@ -159,10 +158,30 @@ def stage_of(
     settings = settings or config()
     if learner is None:
         learner = LEARNERS[settings.learner.kind](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
-    worlds = [world_of(seeds) for seeds in groups]
+    found = imaginations(settings, learner, groups)
+    return PolicyStage(settings, learner, groups, logged_rows(), found, False)
+
+
+def imaginations(
+    settings: TrainConfig, learner: Any, groups: Sequence[Sequence[int]]
+) -> list[Imagination] | None:
     if settings.imagination.kind == "none":
-        return PolicyStage(settings, learner, groups, logged_rows(), None, None, False, False)
-    return PolicyStage(settings, learner, groups, logged_rows(), worlds, ends, False, False)
+        return None
+    worlds = [world_of(seeds) for seeds in groups]
+    logged = unpack(logged_rows().rows, S, A)
+    return branched_rollouts(
+        settings.imagination, groups, learner.act, worlds, ends, logged, settings.num_updates,
+        lambda step, calls: step,
+    )  # fmt: skip
+
+
+def rollouts_of(settings: TrainConfig) -> BranchedRollouts:
+    """Of all members as one group."""
+    learner = LEARNERS[settings.learner.kind](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
+    found = imaginations(settings, learner, TOGETHER)
+    assert found is not None
+    assert isinstance(found[0], BranchedRollouts)
+    return found[0]
 
 
 def run(stage: PolicyStage, until: int = 60, log_every: int = 10) -> list[dict[str, list[float]]]:
@@ -231,42 +250,40 @@ def test_groups_and_populations_draw_the_same_batches():
 
 
 class Imaginer:
-    """In place of rollouts: rows that name their refresh, and a record of the calls."""
+    """One group's imagination: rows that name their refresh, and a record of the calls."""
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, int, list[float]]] = []  # seed, refresh, policy
+    capacity = 4
 
-    def __call__(
-        self, step: Any, world: World, policy: Parameters, starts: Tensor,
-        buffer: SyntheticBuffer, refresh: int, seeds: Sequence[int], *rest: Any, **options: Any,
-    ) -> RolloutHealth:  # fmt: skip
-        self.calls.append((seeds[0], refresh, policy["weight"].flatten().tolist()))
-        counts = torch.tensor([1 + (refresh + member) % 4 for member in range(len(seeds))])
-        buffer.slot(refresh)[:] = 0.0
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.members = len(seeds)
+        self.calls: list[tuple[int, list[float]]] = []  # refresh, policy
+
+    def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
+        self.calls.append((number, policy["weight"].flatten().tolist()))
+        counts = torch.tensor([1 + (number + member) % 4 for member in range(self.members)])
+        rows[:] = 0.0
         for member, count in enumerate(counts.tolist()):
-            buffer.slot(refresh)[member, :count] = -1.0 - refresh
-        buffer.set_count(refresh, counts)
-        return RolloutHealth(*(torch.ones(len(seeds)) for _ in RolloutHealth._fields))
+            rows[member, :count] = -1.0 - number
+        return counts, {"rows": counts}
 
 
 @both
-def test_imagination_is_refreshed_on_time_with_the_policy_of_that_time(monkeypatch, groups):
-    imaginer = Imaginer()
-    monkeypatch.setattr(module, "imagine", imaginer)
-    stage = stage_of(groups, learner=Scribe())
+def test_imagination_is_refreshed_on_time_with_the_policy_of_that_time(groups):
+    imaginers = [Imaginer(seeds) for seeds in groups]
+    stage = PolicyStage(config(), Scribe(), groups, logged_rows(), imaginers, False)
     for until in (3, 7, 8, 20, 34, 60):
         stage.advance(until, go_on)
-    for seeds in groups:
-        found = [(refresh, policy) for seed, refresh, policy in imaginer.calls if seed == seeds[0]]
-        assert found == [(number, [7.0 * number] * len(seeds)) for number in range(9)]
+    for imaginer in imaginers:
+        wanted = [(number, [7.0 * number] * imaginer.members) for number in range(9)]
+        assert imaginer.calls == wanted
 
 
 @both
-def test_synthetic_rows_are_of_the_last_refreshes_and_of_all_of_them(monkeypatch, groups):
-    monkeypatch.setattr(module, "imagine", Imaginer())
+def test_synthetic_rows_are_of_the_last_refreshes_and_of_all_of_them(groups):
     scribe = Scribe()
     settings = config({"every": 40, "real_ratio": 0.0}, num_updates=400)
-    run(stage_of(groups, settings, scribe), until=400)
+    imaginers = [Imaginer(seeds) for seeds in groups]
+    run(PolicyStage(settings, scribe, groups, logged_rows(), imaginers, False), until=400)
     for seed in SEEDS:
         for refresh in range(10):
             rewards = torch.cat(
@@ -277,8 +294,7 @@ def test_synthetic_rows_are_of_the_last_refreshes_and_of_all_of_them(monkeypatch
 
 
 @both
-def test_without_imagination_nothing_is_imagined(monkeypatch, groups):
-    monkeypatch.setattr(module, "imagine", None)
+def test_without_imagination_nothing_is_imagined(groups):
     scribe = Scribe()
     reports = run(stage_of(groups, config_without_imagination(), scribe))
     assert not any(name.startswith("imagined") for name in reports[0])
@@ -287,27 +303,26 @@ def test_without_imagination_nothing_is_imagined(monkeypatch, groups):
 
 def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
     penalty = {"kind": "max_aleatoric", "weight": 0.7, "scale": "dataset_quantile"}
-    group = stage_of(TOGETHER, config({"penalty": penalty})).groups[0]
+    found = rollouts_of(config({"penalty": penalty})).pessimism
     logged = logged_rows()
     wanted = penalty_quantile(
         world_of(SEEDS).ensemble, PENALTIES["max_aleatoric"], logged.observation, logged.action
     )
-    torch.testing.assert_close(group.pessimism.scale, wanted)
-    assert group.pessimism.weight.tolist() == pytest.approx([0.7] * 3)
-    plain = stage_of(TOGETHER, config()).groups[0].pessimism
-    assert plain.scale.tolist() == [1.0] * 3
+    torch.testing.assert_close(found.scale, wanted)
+    assert found.weight.tolist() == pytest.approx([0.7] * 3)
+    assert rollouts_of(config()).pessimism.scale.tolist() == [1.0] * 3
 
 
 def test_a_stop_has_a_quantile_of_its_measure_on_the_data_as_its_limit():
     stop = {"kind": "absorb", "measure": "mean_std", "quantile": 0.8, "cost": 3.0}
     settings = config({"stop": stop | {"factor": (1.0, 2.0, 0.5)}})
-    logged, found = logged_rows(), stage_of(TOGETHER, settings).groups[0].pessimism
+    logged, found = logged_rows(), rollouts_of(settings).pessimism
     wanted = penalty_quantile(
         world_of(SEEDS).ensemble, PENALTIES["mean_std"], logged.observation, logged.action, 0.8
     )
     torch.testing.assert_close(found.limit, wanted * torch.tensor([1.0, 2.0, 0.5]))
     assert found.floor.tolist() == [logged.reward.min().item() - 3.0] * 3
-    assert (stage_of(TOGETHER).groups[0].pessimism.limit == math.inf).all()
+    assert (rollouts_of(config()).pessimism.limit == math.inf).all()
 
 
 @pytest.mark.parametrize("kind", ["drop", "truncate", "terminal", "absorb"])
@@ -344,6 +359,23 @@ def test_reports_are_means_since_the_last_report_for_every_member(groups):
     health = {name: len(v) for name, v in first.items() if name.startswith("imagined_")}
     names = (*RolloutHealth._fields, "penalty_cost")
     assert health == {f"imagined_{name}": 3 for name in names}
+
+
+@both
+def test_a_member_for_which_nothing_is_imagined_is_stopped_before_it_learns(groups):
+    """Its batches would be rows that nobody wrote."""
+    settings = config()
+    scribe = Scribe()
+    found = imaginations(settings, scribe, groups)
+    assert found is not None
+    world = cast(BranchedRollouts, found[-1]).world
+    world.ensemble.parameters["bias.1"][-1] = math.nan  # of seed 6
+    stage = PolicyStage(settings, scribe, groups, logged_rows(), found, False)
+    run(stage, until=20)
+    assert [trip and trip.step for trip in stage.trips] == [None, None, 0]
+    assert stage.trips[2] is not None
+    assert "no imagined transition was kept" in stage.trips[2].reason
+    assert stage.policy_parameters()["weight"].flatten().tolist() == [20.0, 20.0, 0.0]
 
 
 def explode(seed: int, update: int) -> float:
@@ -462,7 +494,8 @@ def test_reports_hold_mean_q_against_its_bounds(groups):
 
 @both
 def test_guards_can_be_switched_off(groups):
-    stage = stage_of(groups, config(guard={"enabled": False}), Scribe(ruin=explode))
+    settings = config_without_imagination(guard={"enabled": False})
+    stage = stage_of(groups, settings, Scribe(ruin=explode))
     run(stage)
     assert stage.trips == [None] * 3
     weight = stage.policy_parameters()["weight"].flatten()
@@ -544,8 +577,8 @@ def test_members_of_unlike_horizons_share_one_compiled_update():
     learner = LEARNERS["sac"](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
     states = []
     for fast in (False, True):
-        worlds = [world_of([4]), world_of([5])]
-        stage = PolicyStage(settings, learner, [[4], [5]], logged_rows(), worlds, ends, fast, False)
+        found = imaginations(settings, learner, [[4], [5]])
+        stage = PolicyStage(settings, learner, [[4], [5]], logged_rows(), found, fast)
         stage.advance(12, go_on)
         states.append(stage.snapshot().state)
     for name, value in states[0].items():
@@ -588,11 +621,13 @@ def _assert_same(found: PolicyStage, wanted: PolicyStage) -> None:
         for name, value in theirs.items():
             torch.testing.assert_close(mine[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
     for group, same in zip(found.groups, wanted.groups, strict=True):
-        assert group.buffer.counts.equal(same.buffer.counts)
-        for slot in range(group.buffer.retain):
-            for member, count in enumerate(group.buffer.counts[:, slot].tolist()):
-                rows = group.buffer.slot(slot)[member, :count]
-                assert rows.equal(same.buffer.slot(slot)[member, :count])
+        assert group.experience is not None
+        assert same.experience is not None
+        mine, theirs = group.experience.buffer, same.experience.buffer
+        assert mine.counts.equal(theirs.counts)
+        for slot in range(mine.retain):
+            for member, count in enumerate(mine.counts[:, slot].tolist()):
+                assert mine.slot(slot)[member, :count].equal(theirs.slot(slot)[member, :count])
 
 
 @cache
@@ -722,7 +757,7 @@ def test_a_buffer_that_comes_out_differently_is_refused(groups):
     first = stage_of(groups)
     run(first, until=33)
     saved = copied(first.snapshot())
-    blocks = saved.plain["blocks"][-1]
+    blocks = saved.plain["groups"][-1]["refreshes"]
     assert [refresh for refresh, _ in blocks] == [2, 3, 4]
     digest = blocks[1][1]
     digest[-1] = ("0" if digest[-1][0] != "0" else "1") + digest[-1][1:]
@@ -731,7 +766,7 @@ def test_a_buffer_that_comes_out_differently_is_refused(groups):
     assert "\n" not in str(refusal.value)
 
     other_policy = copied(first.snapshot())
-    other_policy.state["blocks/1/weight.0"][-1] += 1e-3
+    other_policy.state["refreshes/1/weight.0"][-1] += 1e-3
     with pytest.raises(RunError, match="came out differently"):
         stage_of(groups).restore(other_policy)
 
@@ -740,10 +775,10 @@ def test_snapshot_holds_the_live_refreshes_only():
     stage = stage_of(TOGETHER)
     run(stage, until=50)
     saved = stage.snapshot()
-    assert [refresh for refresh, _ in saved.plain["blocks"][0]] == [5, 6, 7]
-    policy = {name for name in saved.state if name.startswith("blocks/")}
+    assert [refresh for refresh, _ in saved.plain["groups"][0]["refreshes"]] == [5, 6, 7]
+    policy = {name for name in saved.state if name.startswith("refreshes/")}
     names = stage.groups[0].learner.policy_parameters(stage.groups[0].state)
-    assert policy == {f"blocks/{slot}/{name}" for slot in range(3) for name in names}
+    assert policy == {f"refreshes/{slot}/{name}" for slot in range(3) for name in names}
 
 
 def test_restoring_keeps_references_good():

@@ -21,7 +21,7 @@ from pydantic import (
 
 from worldrl.config.base import Settings
 from worldrl.config.learners import Hidden, Learner, SACSettings
-from worldrl.config.members import PerMember, wrong_lengths
+from worldrl.config.members import PerMember, per_member, wrong_lengths
 
 PenaltyKind = Literal[
     "none",
@@ -184,6 +184,10 @@ class BranchedSettings(Settings):
     real_ratio: float = Field(default=0.05, ge=0, le=1)
     clip_range: PositiveFloat | None = 0.5
     """Widen the data's observation range by this fraction and clip to it; None: no clip."""
+
+    def most_rows(self, population: int) -> int:
+        """Rows that a refresh makes at most, for each member."""
+        return self.batch_size * max(per_member(self.horizon, population))
 
 
 class NoImaginationSettings(Settings):

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from worldrl.config.schema import StopKind
-from worldrl.imagination.buffer import SyntheticBuffer
 from worldrl.models.ensemble import Ensemble
 from worldrl.models.world import World
 from worldrl.random import draw
@@ -162,8 +161,8 @@ def imagine(
     world: World,
     policy: Parameters,
     starts: Tensor,  # (num_rows, S): the dataset's observations
-    buffer: SyntheticBuffer,
-    refresh: int,
+    slot: Tensor,  # (P, capacity, W): rows are written to its front
+    number: int,
     seeds: Sequence[int],
     batch_size: int,
     horizons: Sequence[int],
@@ -171,25 +170,27 @@ def imagine(
     bounds: Bounds,
     logged: LoggedRange,
     keep_stopped: bool = True,
-) -> RolloutHealth:
-    """Fill the buffer slot of one refresh, ``batch_size`` starts of ``horizons[p]`` steps.
+) -> tuple[Tensor, RolloutHealth]:
+    """Roll out ``batch_size`` starts of ``horizons[p]`` steps.
 
-    Noise comes from blocks named by the refresh and the step and is indexed by row position, so
-    that a member's rows are those of its lone run, and a refresh can be made again from its number
-    and the policy.
+    Noise comes from blocks named by ``number`` and the step and is indexed by row position, so
+    that a member's rows are those of its lone run, and can be made again from the number and the
+    policy.
 
     Args:
         keep_stopped: write the step at which a rollout was stopped for uncertainty.
+
+    Returns:
+        Rows written ``(P,)`` int64, and their health.
     """
     device, members = starts.device, len(seeds)
     observation_size = starts.shape[1]
-    action_size = buffer.rows.shape[-1] - 2 * observation_size - 2
+    action_size = slot.shape[-1] - 2 * observation_size - 2
     elites = world.ensemble.elites
-    slot = buffer.slot(refresh)
     chunk = chunk_rows(batch_size, members, device)
 
     def noise(name: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return draw(seeds, f"rollout.{name}", refresh, sample, device)
+        return draw(seeds, f"rollout.{name}", number, sample, device)
 
     picked = noise("start", _integers(batch_size, len(starts)))
     observation = starts[picked]  # (P, R, S); each member's live rows come first
@@ -240,8 +241,7 @@ def imagine(
         if max(live) == 0:
             break
         observation = rows[..., observation_size + action_size + 1 : -1]
-    buffer.set_count(refresh, torch.tensor(written, device=device))
-    return tally.health()
+    return torch.tensor(written, device=device), tally.health()
 
 
 class Tally:

@@ -62,6 +62,16 @@ def compiled(function: F, enabled: bool, device: torch.device) -> F:
     )
 
 
+def in_bf16(function: F, device: torch.device) -> F:
+    """``function`` under autocast, whole, so that it compiles."""
+
+    def cast(*arguments: object) -> object:
+        with torch.autocast(device.type, torch.bfloat16):
+            return function(*arguments)
+
+    return cast  # type: ignore[return-value]
+
+
 def _private_copy(function: F) -> F:
     """The same function with a code object of its own.
 

@@ -8,19 +8,16 @@ from itertools import accumulate, repeat
 import torch
 from torch import Tensor
 
-from worldrl.config.members import per_member
-from worldrl.config.schema import BranchedSettings, TrainConfig
+from worldrl.config.schema import Imagination as ImaginationSettings
+from worldrl.config.schema import TrainConfig
 from worldrl.imagination.buffer import bytes_needed, check_memory
-from worldrl.imagination.penalties import PENALTIES
-from worldrl.imagination.rollout import Ends, Step, Stop, imagined_step
-from worldrl.models.world import World
 from worldrl.rows import unpack
 from worldrl.training.compilation import compiled
-from worldrl.training.guards import Memory, Trip
+from worldrl.training.guards import Trip
 from worldrl.training.logged import Logged
-from worldrl.training.policy_group import Block, PolicyGroup, Update
+from worldrl.training.policy_group import PolicyGroup, Update
 from worldrl.training.stages import Snapshot, common_step, join, split
-from worldrl.types import Learner, LearnerState, Parameters
+from worldrl.types import Imagination, Learner, LearnerState, Parameters
 
 
 class PolicyStage:
@@ -34,30 +31,19 @@ class PolicyStage:
         learner: Learner,
         groups: Sequence[Sequence[int]],
         logged: Logged,
-        worlds: Sequence[World] | None,
-        ends: Ends | None,
+        imaginations: Sequence[Imagination] | None,
         compile_update: bool,
-        compile_rollout: bool,
     ) -> None:
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
         device = logged.rows.device
         update = compiled(update_function(learner, logged, autocast), compile_update, device)
-        step: Step | None = None
-        if isinstance(config.imagination, BranchedSettings):
-            assert worlds is not None
-            assert ends is not None
-            penalty = PENALTIES[config.imagination.penalty.kind]
-            step = imagined_step(learner.act, penalty, ends, _stop(config.imagination))
-            if autocast:
-                step = _autocast(step, device.type)
-            step = compiled(step, compile_rollout, device)
         firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
         self.groups = [
-            PolicyGroup(config, learner, seeds, first, logged, world, update, step)
-            for seeds, first, world in zip(
-                groups, firsts, worlds or repeat(None, len(groups)), strict=True
+            PolicyGroup(config, learner, seeds, first, logged, imagination, update)
+            for seeds, first, imagination in zip(
+                groups, firsts, imaginations or repeat(None, len(groups)), strict=True
             )
         ]
 
@@ -98,44 +84,17 @@ class PolicyStage:
         return Snapshot(
             {f"policy/{name}": value for name, value in self.policy_parameters().items()},
             join([group.tensors() for group in self.groups]),
-            {
-                "steps": [group.step for group in self.groups],
-                "sum_counts": [group.sum_count for group in self.groups],
-                "guards": [
-                    [memory._asdict() for memory in group.memories] for group in self.groups
-                ],
-                "good_steps": self.good_steps,
-                "trips": [None if trip is None else trip._asdict() for trip in self.trips],
-                "blocks": [
-                    [[block.refresh, block.digest] for block in group.digested_blocks()]
-                    for group in self.groups
-                ],
-            },
+            {"groups": [group.plain() for group in self.groups]},
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot; the synthetic buffers are made again and verified."""
-        plain = snapshot.plain
-        trips = [None if trip is None else Trip(**trip) for trip in plain["trips"]]
         parts = split(snapshot.state, [len(group.seeds) for group in self.groups])
-        for index, (group, part) in enumerate(zip(self.groups, parts, strict=True)):
-            first = sum(len(before.seeds) for before in self.groups[:index])
-            group.sum_count = plain["sum_counts"][index]
-            group.memories = [Memory.from_json(memory) for memory in plain["guards"][index]]
-            group.restore(
-                part,
-                plain["steps"][index],
-                trips[first : first + len(group.seeds)],
-                [Block(refresh, {}, digest) for refresh, digest in plain["blocks"][index]],
-            )
+        for group, part, plain in zip(self.groups, parts, snapshot.plain["groups"], strict=True):
+            group.restore(part, plain)
 
 
-def _stop(imagination: BranchedSettings) -> Stop | None:
-    stop = imagination.stop
-    return None if stop.kind == "none" else Stop(stop.kind, PENALTIES[stop.measure])
-
-
-def check_buffers(imagination: BranchedSettings, members: int, logged: Logged) -> None:
+def check_buffers(imagination: ImaginationSettings, members: int, logged: Logged) -> None:
     """Refuse the synthetic buffers of all members together where they do not fit.
 
     Asked for together, because memory that one was given counts as free until it is written.
@@ -143,9 +102,10 @@ def check_buffers(imagination: BranchedSettings, members: int, logged: Logged) -
     Raises:
         ConfigError: with the bytes needed and free, and the settings that shrink them.
     """
-    capacity = imagination.batch_size * max(per_member(imagination.horizon, members))
-    needed = bytes_needed(members, imagination.retain, capacity, logged.rows.shape[1])
-    check_memory(needed, logged.rows.device)
+    if imagination.kind != "none":
+        rows = imagination.most_rows(members)
+        needed = bytes_needed(members, imagination.retain, rows, logged.rows.shape[1])
+        check_memory(needed, logged.rows.device)
 
 
 def update_function(learner: Learner, logged: Logged, autocast: bool) -> Update:
@@ -168,11 +128,3 @@ def update_function(learner: Learner, logged: Logged, autocast: bool) -> Update:
         sums.add_(torch.stack([metrics[name].float() for name in names]))
 
     return update
-
-
-def _autocast(step: Step, device: str) -> Step:
-    def cast(*arguments: object) -> object:
-        with torch.autocast(device, torch.bfloat16):
-            return step(*arguments)  # type: ignore[arg-type]
-
-    return cast  # type: ignore[return-value]

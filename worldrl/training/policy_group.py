@@ -1,35 +1,20 @@
-"""One group of a run's policies: its learners, its synthetic buffer, and the guards over both."""
+"""One group of a run's policies: its learners, their synthetic experience, and the guards."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from worldrl.config.members import per_member
-from worldrl.config.schema import BranchedSettings, GuardSettings, PenaltyKind, TrainConfig
-from worldrl.errors import RunError
-from worldrl.imagination.buffer import SyntheticBuffer
-from worldrl.imagination.penalties import PENALTIES
-from worldrl.imagination.rollout import (
-    Pessimism,
-    RolloutHealth,
-    Step,
-    imagine,
-    logged_range,
-    observation_bounds,
-    penalty_quantile,
-)
-from worldrl.models.world import World
+from worldrl.config.schema import GuardSettings, TrainConfig
+from worldrl.imagination.experience import Experience
 from worldrl.random import draw
 from worldrl.training.guards import Memory, Scale, Trip, check
 from worldrl.training.logged import Logged
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Learner, LearnerState, Parameters
+from worldrl.types import Imagination, Learner, LearnerState
 
 #: Updates whose noise and indices are drawn at once.
 NOISE_BLOCK = 100
@@ -43,16 +28,8 @@ NOTHING_IMAGINED = (
 )
 
 
-class Block(NamedTuple):
-    """What it takes to make one refresh of the synthetic buffer again."""
-
-    refresh: int
-    policy: Parameters
-    digest: list[str]  # sha256 of each member's rows; empty until a checkpoint asks
-
-
 class PolicyGroup:
-    """The learners of a few seeds, batched along P, with their synthetic buffer."""
+    """The learners of a few seeds, batched along P, with their synthetic experience."""
 
     def __init__(
         self,
@@ -61,12 +38,11 @@ class PolicyGroup:
         seeds: Sequence[int],
         first: int,  # number of the first seed's member in the run's population
         logged: Logged,
-        world: World | None,
+        imagination: Imagination | None,
         update: Update,
-        step: Step | None,
     ) -> None:
-        self.learner, self.seeds, self.logged, self.world = learner, list(seeds), logged, world
-        self._update, self._step = update, step
+        self.learner, self.seeds, self.logged = learner, list(seeds), logged
+        self._update = update
         device, members = logged.rows.device, len(self.seeds)
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
@@ -77,34 +53,20 @@ class PolicyGroup:
         self.sums = torch.zeros(len(learner.metric_names), members, device=device)
         self.sum_count = 0
         self.memories = [Memory()] * members
-        self.health: RolloutHealth | None = None
         self._noise: tuple[int, Tensor, Tensor, Tensor] | None = None
         self.scales = value_scales(logged, self.state["settings"])
 
-        imagination = config.imagination
-        if isinstance(imagination, BranchedSettings):
-            self.imagination: BranchedSettings | None = imagination
-            own = slice(first, first + members)
-            horizons = per_member(imagination.horizon, config.population)
-            self.horizons = horizons[own]
+        self.experience: Experience | None = None
+        self.real = self.batch_size
+        if imagination is not None:
+            settings = config.imagination
+            assert settings.kind != "none"
             # 0.29 * 100 is 28.999...: still 29 rows.
-            self.real = int(imagination.real_ratio * self.batch_size + 1e-9)
-            self.blocks: list[Block] = []
-            self.buffer = SyntheticBuffer(
-                members,
-                imagination.retain,
-                imagination.batch_size * max(horizons),  # one shape for the compiled update
-                logged.rows.shape[1],
-                device,
+            self.real = int(settings.real_ratio * self.batch_size + 1e-9)
+            width = logged.rows.shape[1]
+            self.experience = Experience(
+                imagination, members, settings.every, settings.retain, width, device
             )
-            self.bounds = observation_bounds(logged.observation, imagination.clip_range)
-            self.range = logged_range(logged.observation, logged.reward)
-            assert world is not None
-            self.pessimism = pessimism(imagination, world, logged, config.population, own)
-        else:
-            self.imagination = None
-            self.real = self.batch_size
-            self.blocks = []
 
     @property
     def stopped(self) -> bool:
@@ -119,19 +81,23 @@ class PolicyGroup:
         """Updates up to number ``until``, refreshing the synthetic buffer where it is due."""
         while self.step < until and not self.stopped and not stop():
             end = min(until, (self.step // NOISE_BLOCK + 1) * NOISE_BLOCK)
-            if self.imagination is not None:
-                refresh = self.step // self.imagination.every
-                if not self.blocks or self.blocks[-1].refresh < refresh:
-                    self.refresh(refresh)
-                end = min(end, (refresh + 1) * self.imagination.every)
+            if self.experience is not None:
+                policy = self.learner.policy_parameters(self.state)
+                end = min(end, self.experience.renew(self.step, policy))
+                self._stop_without_rows(self.experience)
             self._run_updates(end - self.step)
+
+    def _stop_without_rows(self, experience: Experience) -> None:
+        for member, rows in enumerate(experience.rows_held()):
+            if rows == 0 and self.real < self.batch_size and self.trips[member] is None:
+                self.trips[member] = Trip(NOTHING_IMAGINED, self.step)
 
     def _run_updates(self, count: int) -> None:
         first = self.step % NOISE_BLOCK
         noise, real, uniform = self._noise_block(self.step // NOISE_BLOCK)
         synthetic, imagined = self.logged.rows, real[:, :, :0]
-        if self.imagination is not None:
-            synthetic, imagined = self.buffer.flat_rows, self.buffer.indices(uniform)
+        if self.experience is not None:
+            synthetic, imagined = self.experience.rows, self.experience.indices(uniform)
         for index in range(first, first + count):
             self._update(
                 self.state,
@@ -179,38 +145,6 @@ class PolicyGroup:
             self._noise = block, noise, real, uniform
         return self._noise[1:]
 
-    def refresh(self, number: int) -> None:
-        """Imagine with the current policy and fill the next slot of the buffer."""
-        policy = {
-            name: value.clone()
-            for name, value in self.learner.policy_parameters(self.state).items()
-        }
-        self.blocks.append(Block(number, policy, []))
-        self.imagine(self.blocks[-1])
-        assert self.imagination is not None
-        self.blocks = self.blocks[-self.imagination.retain :]
-
-    def imagine(self, block: Block) -> None:
-        """Fill the slot that ``block`` describes."""
-        assert self.imagination is not None
-        assert self._step is not None
-        assert self.world is not None
-        self.health = imagine(
-            self._step,
-            self.world,
-            block.policy,
-            self.logged.observation,
-            self.buffer,
-            block.refresh,
-            self.seeds,
-            self.imagination.batch_size,
-            self.horizons,
-            self.pessimism,
-            self.bounds,
-            self.range,
-            keep_stopped=self.imagination.stop.kind != "drop",
-        )
-
     def report(self, guard: GuardSettings) -> dict[str, list[float]]:
         """Means since the last report, health of imagination, and what the guards make of it."""
         means = self.sums / max(self.sum_count, 1)
@@ -220,11 +154,9 @@ class PolicyGroup:
         self.sums.zero_()
         self.sum_count = 0
         metrics = dict(zip(self.learner.metric_names, means.tolist(), strict=True))
-        if self.health is not None:
-            for name, value in self.health._asdict().items():
-                metrics[f"imagined_{name}"] = value.tolist()
-            cost = self.pessimism.weight * self.health.penalty_mean
-            metrics["imagined_penalty_cost"] = cost.tolist()
+        if self.experience is not None:
+            health = self.experience.metrics
+            metrics |= {f"imagined_{name}": value.tolist() for name, value in health.items()}
         tensors = flat(self.state)
         finite = torch.stack(
             [
@@ -264,80 +196,36 @@ class PolicyGroup:
         found = {f"learner/{name}": value for name, value in flat(self.state).items()}
         found |= {f"good/{name}": value for name, value in self.good.items()}
         found["sums"] = self.sums.T
-        if self.imagination is not None:
-            # Every group has the same names, however many refreshes it made before it stopped.
-            policy = self.learner.policy_parameters(self.state)
-            empty = {name: torch.zeros_like(value) for name, value in policy.items()}
-            policies = [block.policy for block in self.blocks]
-            policies += [empty] * (self.imagination.retain - len(policies))
-            for slot, policy in enumerate(policies):
-                found |= {f"blocks/{slot}/{name}": value for name, value in policy.items()}
+        if self.experience is not None:
+            policies = self.experience.policies(self.learner.policy_parameters(self.state))
+            found |= {f"refreshes/{name}": value for name, value in policies.items()}
         return found
 
-    def digested_blocks(self) -> list[Block]:
-        """The live blocks, each with the digests of its rows."""
-        self.blocks = [
-            block if block.digest else block._replace(digest=self._digest(block.refresh))
-            for block in self.blocks
-        ]
-        return self.blocks
+    def plain(self) -> dict[str, Any]:
+        """The rest of what must be saved; JSON-able."""
+        return {
+            "step": self.step,
+            "sum_count": self.sum_count,
+            "guards": [memory._asdict() for memory in self.memories],
+            "trips": [None if trip is None else trip._asdict() for trip in self.trips],
+            "refreshes": [] if self.experience is None else self.experience.recipe(),
+        }
 
-    def _digest(self, refresh: int) -> list[str]:
-        counts = self.buffer.counts[:, refresh % self.buffer.retain].tolist()
-        slot = self.buffer.slot(refresh)
-        return [
-            hashlib.sha256(slot[member, :count].cpu().numpy().tobytes()).hexdigest()
-            for member, count in enumerate(counts)
-        ]
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Continue from what :meth:`tensors` and :meth:`plain` said.
 
-    def restore(
-        self,
-        tensors: dict[str, Tensor],
-        step: int,
-        trips: list[Trip | None],
-        blocks: list[Block],
-    ) -> None:
-        """Continue from saved tensors; refuses a buffer that does not come out as it was."""
-        self.step, self.trips = step, trips
-        policy = self.learner.policy_parameters(self.state)
-        self.blocks = [
-            block._replace(policy={name: torch.empty_like(value) for name, value in policy.items()})
-            for block in blocks
-        ]
+        Raises:
+            RunError: synthetic rows do not come out as they were.
+        """
+        self.step, self.sum_count = plain["step"], plain["sum_count"]
+        self.memories = [Memory.from_json(memory) for memory in plain["guards"]]
+        self.trips = [None if trip is None else Trip(**trip) for trip in plain["trips"]]
+        if self.experience is not None:
+            policy = self.learner.policy_parameters(self.state)
+            self.experience.expect(plain["refreshes"], policy)
         copy_into(self.tensors(), tensors)
-        for block in self.blocks:
-            self.imagine(block)
-            if self._digest(block.refresh) != block.digest:
-                raise RunError(
-                    "the synthetic data of this run came out differently when it was made again, "
-                    "so the run cannot be continued exactly: the machine, its number of threads "
-                    "or the versions of torch differ from those in environment.json. Resume "
-                    "where the run was started, or start a new run."
-                )
-
-
-def pessimism(
-    imagination: BranchedSettings, world: World, logged: Logged, population: int, own: slice
-) -> Pessimism:
-    """Penalties and limits of the members ``own`` of a run's population."""
-    device = logged.rows.device
-
-    def numbers(value: float | tuple[float, ...]) -> Tensor:
-        return torch.tensor(per_member(value, population)[own], device=device)
-
-    def quantile(kind: PenaltyKind, share: float) -> Tensor:
-        measure = PENALTIES[kind]
-        return penalty_quantile(world.ensemble, measure, logged.observation, logged.action, share)
-
-    weight = numbers(imagination.penalty.weight)
-    scale, limit = torch.ones_like(weight), torch.full_like(weight, math.inf)
-    if imagination.penalty.scale == "dataset_quantile":
-        scale = quantile(imagination.penalty.kind, 0.95)
-    stop = imagination.stop
-    if stop.kind != "none":
-        limit = quantile(stop.measure, stop.quantile) * numbers(stop.factor)
-    floor = (logged.reward.min() - stop.cost).expand_as(weight)
-    return Pessimism(weight, scale, limit, floor)
+        if self.experience is not None:
+            self.experience.remake()
 
 
 def value_scales(logged: Logged, settings: Mapping[str, Tensor]) -> list[Scale]:

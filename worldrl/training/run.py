@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worldrl.config.schema import BranchedSettings, Config, TrainConfig
+from worldrl.config.schema import Config, TrainConfig
 from worldrl.errors import WorldRLError
 from worldrl.training import checkpoint
 from worldrl.training.environment import settings_restored
@@ -89,7 +89,7 @@ def _execute(
     """Every stage that is not done yet; what can be refused without work is refused first."""
     execution = Execution(run, config, saved)
     scorer = _scorer(execution, scorers)
-    if isinstance(config, TrainConfig) and isinstance(config.imagination, BranchedSettings):
+    if isinstance(config, TrainConfig):
         check_buffers(config.imagination, config.population, execution.logged)
     execution.launch()
     nothing: dict[str, Any] = {"stage": "pretrain", "step": -1, "seconds": 0.0}
@@ -124,8 +124,8 @@ def _stages(execution: Execution, scorer: Scorer | None) -> RunResult:
     if not isinstance(config, TrainConfig):
         facts = world_of(execution).facts
         return _finish(execution, "pretrain", facts["steps"], facts["metrics"])
-    imagines = isinstance(config.imagination, BranchedSettings)
-    stage, metrics = train_policy(execution, world_of(execution) if imagines else None, scorer)
+    model = world_of(execution) if config.imagination.kind != "none" else None
+    stage, metrics = train_policy(execution, model, scorer)
     stopped = all(trip is not None for trip in stage.trips)
     state: RunState = "stopped_by_guard" if stopped else "finished"
     return _finish(execution, "train", stage.step, metrics, state, config.num_updates)

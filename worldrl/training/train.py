@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
-from worldrl.config.members import per_member
-from worldrl.config.schema import BranchedSettings, TrainConfig
-from worldrl.imagination.rollout import chunk_rows
+from worldrl.config.schema import TrainConfig
+from worldrl.imagination import IMAGINATIONS
 from worldrl.learners import LEARNERS
+from worldrl.rows import unpack
 from worldrl.strict_json import finite
+from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.execution import Execution
 from worldrl.training.files import writing
 from worldrl.training.loop import run_stage
 from worldrl.training.policy import PolicyStage
 from worldrl.training.world_model import WorldModel, ends_function, members
-from worldrl.types import Learner, Policy
+from worldrl.types import Imagination, Learner, Policy
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: Calls from which compiling, tens of seconds with a cold cache, is repaid on a CPU.
 UPDATES_WORTH_COMPILING = 15_000
-CHUNKS_WORTH_COMPILING = 1_500
+CALLS_WORTH_COMPILING = 1_500
 
 
 class Scorer(Protocol):
@@ -51,17 +52,6 @@ def train_policy(
     learner = LEARNERS[config.learner.kind](
         config.learner, logged.observation_size, logged.action_size, config.num_updates
     )
-    worlds, ends = None, None
-    if model is not None:
-        sizes = [len(group) for group in execution.groups]
-        firsts = [sum(sizes[:index]) for index in range(len(sizes))]
-        worlds = [
-            members(model.world, range(first, first + size))
-            for first, size in zip(firsts, sizes, strict=True)
-        ]
-        ends = ends_function(model.facts["termination"], logged.observation_size)
-    updates = config.num_updates  # of one member: it is compiled where its lone run is
-    chunks = _rollout_calls(config, execution.device)
     facts = {
         "observation_size": logged.observation_size,
         "action_size": logged.action_size,
@@ -76,10 +66,9 @@ def train_policy(
         learner,
         execution.groups,
         logged,
-        worlds,
-        ends,
-        execution.compiles("train", updates, UPDATES_WORTH_COMPILING),
-        execution.compiles("rollout", chunks, CHUNKS_WORTH_COMPILING),
+        None if model is None else _imaginations(execution, learner, model),
+        # Of one member: it is compiled where its lone run is.
+        execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
     )
     execution.restore(stage)
     metrics = run_stage(stage, execution.session, _evaluation(execution, stage, learner, scorer))
@@ -94,6 +83,32 @@ def train_policy(
     if any(trips):
         metrics["guard"] = [trip and trip.reason for trip in trips]
     return stage, metrics
+
+
+def _imaginations(execution: Execution, learner: Learner, model: WorldModel) -> list[Imagination]:
+    """Each group's, in the worlds of its own members."""
+    config, logged, device = execution.config, execution.logged, execution.device
+    assert isinstance(config, TrainConfig)
+    worlds, first = [], 0
+    for seeds in execution.groups:
+        worlds.append(members(model.world, range(first, first + len(seeds))))
+        first += len(seeds)
+
+    def prepare(step: F, calls: int) -> F:
+        worth_it = execution.compiles("rollout", calls, CALLS_WORTH_COMPILING)
+        step = in_bf16(step, device) if config.precision == "bf16" else step
+        return compiled(step, worth_it, device)
+
+    return IMAGINATIONS[config.imagination.kind](
+        config.imagination,
+        execution.groups,
+        learner.act,
+        worlds,
+        ends_function(model.facts["termination"], logged.observation_size),
+        unpack(logged.rows, logged.observation_size, logged.action_size),
+        config.num_updates,
+        prepare,
+    )
 
 
 def _evaluation(
@@ -122,14 +137,3 @@ def _evaluation(
         return {"return": record["return_mean"]}
 
     return evaluate
-
-
-def _rollout_calls(config: TrainConfig, device: torch.device) -> int:
-    """Model calls of all rollouts of a run."""
-    imagination = config.imagination
-    if not isinstance(imagination, BranchedSettings):
-        return 0
-    refreshes = math.ceil(config.num_updates / imagination.every)
-    chunk = chunk_rows(imagination.batch_size, 1, device)
-    depths = sum(per_member(imagination.horizon, config.population))
-    return refreshes * math.ceil(imagination.batch_size / chunk) * depths

@@ -1,0 +1,148 @@
+"""Imagination of kind ``branched``: short rollouts of the policy in a learned world."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldrl.config.members import per_member
+from worldrl.config.schema import BranchedSettings
+from worldrl.imagination.penalties import PENALTIES
+from worldrl.imagination.rollout import (
+    Act,
+    Bounds,
+    Ends,
+    LoggedRange,
+    Pessimism,
+    Step,
+    Stop,
+    chunk_rows,
+    imagine,
+    imagined_step,
+    logged_range,
+    observation_bounds,
+    penalty_quantile,
+)
+from worldrl.models.world import World
+from worldrl.types import Imagination, Metrics, Parameters, Transitions
+
+
+class BranchedRollouts(NamedTuple):
+    """Rollouts for one group of learners; an :class:`worldrl.types.Imagination`."""
+
+    step: Step
+    world: World
+    starts: Tensor  # (num_rows, S)
+    seeds: Sequence[int]
+    batch_size: int
+    horizons: Sequence[int]
+    pessimism: Pessimism
+    bounds: Bounds
+    logged: LoggedRange
+    keep_stopped: bool
+    capacity: int
+
+    def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
+        """See :class:`worldrl.types.Imagination`."""
+        counts, health = imagine(
+            self.step,
+            self.world,
+            policy,
+            self.starts,
+            rows,
+            number,
+            self.seeds,
+            self.batch_size,
+            self.horizons,
+            self.pessimism,
+            self.bounds,
+            self.logged,
+            self.keep_stopped,
+        )
+        cost = self.pessimism.weight * health.penalty_mean
+        return counts, health._asdict() | {"penalty_cost": cost}
+
+
+def branched_rollouts(
+    settings: BranchedSettings,
+    groups: Sequence[Sequence[int]],
+    act: Act,
+    worlds: Sequence[World],
+    ends: Ends,
+    logged: Transitions,
+    num_updates: int,
+    prepare: Callable[[Step, int], Step],
+) -> list[Imagination]:
+    """The rollouts of every group of a run.
+
+    Args:
+        groups: seeds of the members of each group.
+        worlds: one a group.
+        logged: ``(num_rows, ...)``, all that was recorded.
+        prepare: compiles a function that is called so often, or lets it be.
+    """
+    stop = settings.stop
+    uncertain = None if stop.kind == "none" else Stop(stop.kind, PENALTIES[stop.measure])
+    step = imagined_step(act, PENALTIES[settings.penalty.kind], ends, uncertain)
+    step = prepare(step, model_calls(settings, num_updates, logged.reward.device))
+    population = sum(len(seeds) for seeds in groups)
+    horizons = per_member(settings.horizon, population)
+    bounds = observation_bounds(logged.observation, settings.clip_range)
+    known = logged_range(logged.observation, logged.reward)
+    found: list[Imagination] = []
+    first = 0
+    for seeds, world in zip(groups, worlds, strict=True):
+        own = slice(first, first + len(seeds))
+        first = own.stop
+        found.append(
+            BranchedRollouts(
+                step=step,
+                world=world,
+                starts=logged.observation,
+                seeds=list(seeds),
+                batch_size=settings.batch_size,
+                horizons=horizons[own],
+                pessimism=pessimism(settings, world, logged, population, own),
+                bounds=bounds,
+                logged=known,
+                keep_stopped=stop.kind != "drop",
+                capacity=settings.most_rows(population),
+            )
+        )
+    return found
+
+
+def model_calls(settings: BranchedSettings, num_updates: int, device: torch.device) -> int:
+    """Calls of the model step for so many updates of one member."""
+    refreshes = math.ceil(num_updates / settings.every)
+    chunk = chunk_rows(settings.batch_size, 1, device)
+    chunks = math.ceil(settings.batch_size / chunk)
+    horizons = settings.horizon if isinstance(settings.horizon, tuple) else (settings.horizon,)
+    return refreshes * chunks * max(horizons)
+
+
+def pessimism(
+    settings: BranchedSettings, world: World, logged: Transitions, population: int, own: slice
+) -> Pessimism:
+    """Penalties and limits of the members ``own`` of a run's population."""
+
+    def numbers(value: float | tuple[float, ...]) -> Tensor:
+        return torch.tensor(per_member(value, population)[own], device=logged.reward.device)
+
+    def quantile(kind: str, share: float) -> Tensor:
+        measure = PENALTIES[kind]
+        return penalty_quantile(world.ensemble, measure, logged.observation, logged.action, share)
+
+    weight = numbers(settings.penalty.weight)
+    scale, limit = torch.ones_like(weight), torch.full_like(weight, math.inf)
+    if settings.penalty.scale == "dataset_quantile":
+        scale = quantile(settings.penalty.kind, 0.95)
+    stop = settings.stop
+    if stop.kind != "none":
+        limit = quantile(stop.measure, stop.quantile) * numbers(stop.factor)
+    floor = (logged.reward.min() - stop.cost).expand_as(weight)
+    return Pessimism(weight, scale, limit, floor)

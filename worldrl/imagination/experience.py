@@ -1,0 +1,135 @@
+"""What a group learns from beside its log: the last refreshes of an imagination.
+
+A refresh is a function of its number, the policy and the seeds, so a checkpoint holds the policies
+and a digest of the rows each made, and resuming makes the rows again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldrl.errors import RunError
+from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.types import Imagination, Metrics, Parameters
+
+
+class Refresh(NamedTuple):
+    """What it takes to make one refresh again."""
+
+    number: int
+    policy: Parameters
+    digest: list[str]  # sha256 of each member's rows; empty until a checkpoint asks
+
+
+class Experience:
+    """The synthetic rows of a group of members, renewed by their policies.
+
+    Args:
+        every: updates between refreshes.
+        retain: refreshes that are kept.
+        width: columns of a packed row.
+        device: of the rows.
+    """
+
+    def __init__(
+        self,
+        imagination: Imagination,
+        members: int,
+        every: int,
+        retain: int,
+        width: int,
+        device: torch.device,
+    ) -> None:
+        self.every, self.retain = every, retain
+        self.buffer = SyntheticBuffer(members, retain, imagination.capacity, width, device)
+        self.metrics: Metrics = {}
+        self._imagination = imagination
+        self._live: list[Refresh] = []
+
+    def renew(self, step: int, policy: Parameters) -> int:
+        """Refresh where update ``step`` asks for it; the update that asks for the next one."""
+        number = step // self.every
+        if not self._live or self._live[-1].number < number:
+            copy = {name: value.clone() for name, value in policy.items()}
+            self._live = [*self._live, Refresh(number, copy, [])][-self.retain :]
+            self._make(self._live[-1])
+        return (number + 1) * self.every
+
+    @property
+    def rows(self) -> Tensor:
+        """``(m, W)``, all members' rows."""
+        return self.buffer.flat_rows
+
+    def indices(self, uniform: Tensor) -> Tensor:
+        """``(P, ...)`` float64 in [0, 1) to rows of the member's own, uniformly."""
+        return self.buffer.indices(uniform)
+
+    def rows_held(self) -> list[int]:
+        """Rows of every member."""
+        held: list[int] = self.buffer.counts.sum(1).tolist()
+        return held
+
+    def _make(self, refresh: Refresh) -> None:
+        rows = self.buffer.slot(refresh.number)
+        count, self.metrics = self._imagination.fill(rows, refresh.number, refresh.policy)
+        self.buffer.set_count(refresh.number, count)
+
+    def policies(self, like: Parameters) -> dict[str, Tensor]:
+        """References to the policies that the live refreshes need, each ``(P, ...)``.
+
+        Their names are the same before every slot is filled: groups are saved together.
+
+        Args:
+            like: any policy.
+        """
+        empty = {name: torch.zeros_like(value) for name, value in like.items()}
+        policies = [refresh.policy for refresh in self._live]
+        policies += [empty] * (self.retain - len(policies))
+        return {
+            f"{slot}/{name}": value
+            for slot, policy in enumerate(policies)
+            for name, value in policy.items()
+        }
+
+    def recipe(self) -> list[tuple[int, list[str]]]:
+        """Number and digests of every live refresh."""
+        self._live = [
+            refresh if refresh.digest else refresh._replace(digest=self._digest(refresh.number))
+            for refresh in self._live
+        ]
+        return [(refresh.number, refresh.digest) for refresh in self._live]
+
+    def _digest(self, number: int) -> list[str]:
+        counts = self.buffer.counts[:, number % self.retain].tolist()
+        slot = self.buffer.slot(number)
+        return [
+            hashlib.sha256(slot[member, :count].cpu().numpy().tobytes()).hexdigest()
+            for member, count in enumerate(counts)
+        ]
+
+    def expect(self, recipe: list[tuple[int, list[str]]], like: Parameters) -> None:
+        """Make room in :meth:`policies` for those of a recipe, before they are restored."""
+        self._live = [
+            Refresh(number, {name: torch.empty_like(value) for name, value in like.items()}, digest)
+            for number, digest in recipe
+        ]
+
+    def remake(self) -> None:
+        """Make all live refreshes again.
+
+        Raises:
+            RunError: one came out differently.
+        """
+        for refresh in self._live:
+            self._make(refresh)
+            if self._digest(refresh.number) != refresh.digest:
+                raise RunError(
+                    "the synthetic data of this run came out differently when it was made again, "
+                    "so the run cannot be continued exactly: the machine, its number of threads "
+                    "or the versions of torch differ from those in environment.json. Resume "
+                    "where the run was started, or start a new run."
+                )
