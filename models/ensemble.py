@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldrl.models.mlp import at_least_float32, batched_matmul, hidden_features, num_layers
+from worldrl.models.mlp import at_least_float32, mlp
 from worldrl.types import Parameters, Prediction
 
 #: Normalised inputs are clipped here: far outside the data a member should saturate, not explode.
@@ -59,13 +59,13 @@ class Ensemble(NamedTuple):
 
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """``(P, R, S), (P, R, A) -> Prediction`` of every member; deterministic."""
-        mean, log_variance = forward(
+        mean, variance = forward(
             self.parameters, standardize(self.inputs, observation, action)[:, None]
         )
         scale = self.targets.scale[:, None, None]  # (P, 1, 1, S + 1)
         mean = mean * scale + self.targets.mean[:, None, None]
         mean = mean + F.pad(observation, (0, 1))[:, None]  # the reward is predicted directly
-        return Prediction(mean, (0.5 * log_variance).exp() * scale)
+        return Prediction(mean, variance.sqrt() * scale)
 
 
 def init_ensemble(
@@ -111,7 +111,7 @@ def standardize(inputs: Standardizer, observation: Tensor, action: Tensor) -> Te
 
 
 def forward(parameters: Parameters, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and soft-clamped log-variance of the standardised targets.
+    """Mean and variance of the standardised targets, its logarithm softly clamped.
 
     Args:
         inputs: ``(P, N, R, S + A)`` standardised, or ``(P, 1, R, S + A)`` for the same rows to
@@ -120,15 +120,14 @@ def forward(parameters: Parameters, inputs: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two ``(P, N, R, S + 1)``.
     """
-    last = num_layers(parameters) - 1
-    hidden = hidden_features(parameters, inputs, F.silu, last)
-    output = batched_matmul(hidden, parameters[f"weight.{last}"]) + parameters[f"bias.{last}"]
+    output = mlp(parameters, inputs, F.silu)
     mean, log_variance = at_least_float32(output).chunk(2, -1)
     upper = parameters["max_log_variance"][:, None, None]
     lower = parameters["min_log_variance"][:, None, None]
-    log_variance = upper - F.softplus(upper - log_variance)
-    log_variance = lower + F.softplus(log_variance - lower)
-    return mean, log_variance
+    # The exponential of lower + softplus(upper - softplus(upper - log_variance) - lower), without
+    # its four exponentials and logarithms.
+    variance = lower.exp() + upper.exp() * torch.sigmoid(log_variance - upper)
+    return mean, variance
 
 
 def gaussian_loss(
@@ -137,7 +136,7 @@ def gaussian_loss(
     """Training loss without the weight decay, which the optimiser adds (coupled L2).
 
     Sum over members of the mean over rows and dimensions of
-    ``(mean - y)^2 exp(-lv) + lv``, plus ``bound_weight`` times the spread of the log-variance
+    ``(mean - y)^2 / v + log v``, plus ``bound_weight`` times the spread of the log-variance
     bounds.
 
     Args:
@@ -147,9 +146,9 @@ def gaussian_loss(
     Returns:
         The scalar summed over P, and each seed's own mean squared error ``(P,)``.
     """
-    mean, log_variance = forward(parameters, inputs)
+    mean, variance = forward(parameters, inputs)
     squared = (mean - targets).square()
-    likelihood = (squared * torch.exp(-log_variance) + log_variance).mean((-1, -2)).sum()
+    likelihood = (squared / variance + variance.log()).mean((-1, -2)).sum()
     bounds = (parameters["max_log_variance"] - parameters["min_log_variance"]).sum()
     return likelihood + bound_weight * bounds, squared.detach().mean((1, 2, 3))
 

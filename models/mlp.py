@@ -18,10 +18,11 @@ from worldrl.types import Parameters
 
 Activation = Callable[[Tensor], Tensor]
 
-#: Rows from which a CPU multiplies float32 network by network. A batched product hands whole
-#: networks to threads, and an odd number of them leaves threads idle; one network's rows split
-#: evenly. bfloat16 products batch well, and singly they do not.
-ROWS_PER_PRODUCT = 512
+#: Rows from which a CPU runs float32 networks one after another, each through all its layers: what
+#: lies between two layers of one network then stays in cache.
+ROWS_PER_NETWORK = 512
+
+LAYER = ("weight", "bias", "scale", "shift")
 
 
 def init_uniform(
@@ -51,19 +52,6 @@ def num_layers(parameters: Parameters) -> int:
     return sum(name.startswith("weight.") for name in parameters)
 
 
-def batched_matmul(inputs: Tensor, weight: Tensor) -> Tensor:
-    """``(*lead, B, in) @ (*lead, in, out)``; axes of size 1 broadcast."""
-    rows, networks = inputs.shape[-2], weight.shape[:-2].numel()
-    device = inputs.device.type
-    batched = device != "cpu" or torch.is_autocast_enabled(device)
-    if batched or rows < ROWS_PER_PRODUCT or networks == 1:
-        return inputs @ weight
-    lead = weight.shape[:-2]
-    flat = inputs.expand(*lead, *inputs.shape[-2:]).flatten(0, -3)
-    parts = [one @ own for one, own in zip(flat, weight.flatten(0, -3), strict=True)]
-    return torch.stack(parts).view(*lead, rows, -1)
-
-
 def hidden_features(
     parameters: Parameters, inputs: Tensor, activation: Activation, layers: int
 ) -> Tensor:
@@ -77,7 +65,7 @@ def hidden_features(
     """
     hidden = inputs
     for layer in range(layers):
-        hidden = batched_matmul(hidden, parameters[f"weight.{layer}"]) + parameters[f"bias.{layer}"]
+        hidden = hidden @ parameters[f"weight.{layer}"] + parameters[f"bias.{layer}"]
         if f"scale.{layer}" in parameters:
             hidden = F.layer_norm(hidden, hidden.shape[-1:])
             hidden = hidden * parameters[f"scale.{layer}"] + parameters[f"shift.{layer}"]
@@ -88,8 +76,29 @@ def hidden_features(
 def mlp(parameters: Parameters, inputs: Tensor, activation: Activation = F.relu) -> Tensor:
     """``(*lead, B, in) -> (*lead, B, out)``, linear in the last layer."""
     last = num_layers(parameters) - 1
+    networks, rows = parameters["weight.0"].shape[:-2].numel(), inputs.shape[-2]
+    # bfloat16 products batch well, and singly they do not.
+    float32_on_cpu = inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if float32_on_cpu and networks > 1 and rows >= ROWS_PER_NETWORK:
+        return _one_by_one(parameters, inputs, activation)
     hidden = hidden_features(parameters, inputs, activation, last)
-    return batched_matmul(hidden, parameters[f"weight.{last}"]) + parameters[f"bias.{last}"]
+    return hidden @ parameters[f"weight.{last}"] + parameters[f"bias.{last}"]
+
+
+def _one_by_one(parameters: Parameters, inputs: Tensor, activation: Activation) -> Tensor:
+    lead = parameters["weight.0"].shape[:-2]
+    flat = inputs.expand(*lead, *inputs.shape[-2:]).flatten(0, -3)
+    layers = {
+        name: value.flatten(0, -3)
+        for name, value in parameters.items()
+        if name.partition(".")[0] in LAYER
+    }
+    # Slices, not elements: a product of two matrices would first copy the bias to its output.
+    outputs = [
+        mlp({name: value[i : i + 1] for name, value in layers.items()}, one, activation)
+        for i, one in enumerate(torch.split(flat, 1))
+    ]
+    return torch.cat(outputs).view(*lead, inputs.shape[-2], -1)
 
 
 def scalar_mlp(parameters: Parameters, inputs: Tensor, activation: Activation = F.relu) -> Tensor:

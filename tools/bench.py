@@ -29,10 +29,13 @@ import numpy as np
 import torch
 
 from worldrl.config.schema import EnsembleSettings, GuardSettings, TrainConfig
-from worldrl.imagination.rollout import chunk_rows
+from worldrl.imagination.branched import branched_rollouts
+from worldrl.imagination.rollout import Step, chunk_rows
 from worldrl.imagination.termination import RULES
 from worldrl.learners.sac import SAC
 from worldrl.models.world import World
+from worldrl.rows import unpack
+from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.ensemble import EnsembleStage
 from worldrl.training.environment import environment_record, set_determinism
 from worldrl.training.logged import Logged
@@ -266,18 +269,38 @@ class Bench:
             # The rule is computed as in training, and no row leaves, so that the work is fixed.
             return rule(observation, action, following) & (following[..., 0] > 1e30)
 
-        return PolicyStage(self.config, learner, self.groups, self.logged, worlds, ends, True, True)
+        settings = self.config.imagination
+        assert settings.kind == "branched"
+        imaginations = branched_rollouts(
+            settings,
+            self.groups,
+            learner.act,
+            worlds,
+            ends,
+            unpack(self.logged.rows, OBSERVATION, ACTION),
+            self.config.num_updates,
+            self.prepared,
+        )
+        return PolicyStage(self.config, learner, self.groups, self.logged, imaginations, True)
+
+    def prepared(self, step: Step, calls: int) -> Step:
+        """Compiled, as a long run has it."""
+        step = in_bf16(step, self.device) if self.precision == "bf16" else step
+        return compiled(step, True, self.device)
 
     def rollout(self, rounds: int) -> Line:
         """50,000 starts x 5 steps, all 7 members, penalty, termination, buffer write."""
         stage = self.policy_stage()
-        refresh = 0
+        settings = self.config.imagination
+        assert settings.kind == "branched"
+        step = 0
 
         def work() -> int:
-            nonlocal refresh
+            nonlocal step
             for group in stage.groups:
-                group.refresh(refresh)
-            refresh += 1
+                assert group.experience is not None
+                group.experience.renew(step, group.learner.policy_parameters(group.state))
+            step += settings.every
             return STARTS * HORIZON * self.population
 
         rows = chunk_rows(STARTS, len(self.groups[0]), self.device)

@@ -7,6 +7,7 @@ graph holds the losses, the gradients and the step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -55,8 +56,11 @@ def adam_step(
     """
     beta1, beta2 = betas
     state.steps.add_(1)
-    root = (1 - beta2**state.steps).sqrt()
-    rate = learning_rate * (root / (1 - beta1**state.steps)).to(learning_rate.dtype)  # (P,)
+    # Powers as exponentials: torch.compile keeps one that is used again, and would take a power
+    # anew for every few weights, which costs more than the step itself.
+    decayed1, decayed2 = (torch.exp(math.log(beta) * state.steps) for beta in betas)
+    root = (1 - decayed2).sqrt()
+    rate = learning_rate * (root / (1 - decayed1)).to(learning_rate.dtype)  # (P,)
     floor = (eps * root).to(learning_rate.dtype)
     decay = weight_decay or {}
     for name, value in parameters.items():

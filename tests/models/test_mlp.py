@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from worldrl.models.mlp import (
-    ROWS_PER_PRODUCT,
+    ROWS_PER_NETWORK,
     at_least_float32,
-    batched_matmul,
     hidden_features,
     init_uniform,
     mlp,
@@ -147,9 +146,17 @@ def test_only_half_precision_is_widened(given, wanted):
     assert at_least_float32(torch.ones(2, dtype=given)).dtype == wanted
 
 
-def test_large_blocks_are_multiplied_network_by_network_to_the_same_result():
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_many_rows_go_through_one_network_after_another_to_the_same_result(layer_norm):
     generator = torch.Generator().manual_seed(0)
-    for lead, given in ((2, 3), (2, 3)), ((2, 3), (2, 1)), ((3,), (3,)):
-        weight = torch.randn(*lead, 5, 7, generator=generator, dtype=torch.float64)
-        inputs = torch.randn(*given, ROWS_PER_PRODUCT, 5, generator=generator, dtype=torch.float64)
-        torch.testing.assert_close(batched_matmul(inputs, weight), inputs @ weight)
+    parameters = {
+        name: value.double()[None]
+        for name, value in init_uniform((5, 8, 8, 3), (3,), generator, layer_norm).items()
+    }
+    parameters["other"] = torch.zeros(1, 4)  # of the ensemble, not of a layer
+    for given in (1, 3), (1, 1):
+        rows = torch.randn(*given, ROWS_PER_NETWORK, 5, generator=generator, dtype=torch.float64)
+        whole = mlp(parameters, rows)
+        assert whole.shape == (1, 3, ROWS_PER_NETWORK, 3)
+        few = mlp(parameters, rows[..., :100, :])
+        torch.testing.assert_close(whole[..., :100, :], few)
