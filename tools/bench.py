@@ -235,6 +235,11 @@ class Bench:
 
     def ensemble(self, rounds: int) -> Line:
         """Training steps of 7 members, 4 x 200, 256 rows a member, data handling included."""
+        shapes = ensemble_shapes(self.config.model)
+        return self.line("ensemble", "steps/s", self.ensemble_work(), shapes, rounds)
+
+    def ensemble_work(self) -> Callable[[], int]:
+        """100 steps of every member."""
         stage = EnsembleStage(
             self.config.model,
             self.groups,
@@ -246,10 +251,10 @@ class Bench:
 
         def work() -> int:
             before = stage.step
-            stage.advance(before + 100, lambda: False)
+            stage.advance(before + 100, never)
             return (stage.step - before) * self.population
 
-        return self.line("ensemble", "steps/s", work, ensemble_shapes(self.config.model), rounds)
+        return work
 
     def policy_stage(self) -> PolicyStage:
         """A policy stage on an untrained world."""
@@ -290,6 +295,12 @@ class Bench:
 
     def rollout(self, rounds: int) -> Line:
         """50,000 starts x 5 steps, all 7 members, penalty, termination, buffer write."""
+        rows = chunk_rows(STARTS, len(self.groups[0]), self.device)
+        shapes = rollout_shapes(self.config, rows)
+        return self.line("rollout", "transitions/s", self.rollout_work(), shapes, rounds, rows)
+
+    def rollout_work(self) -> Callable[[], int]:
+        """One refresh of every member."""
         stage = self.policy_stage()
         settings = self.config.imagination
         assert settings.kind == "branched"
@@ -303,14 +314,17 @@ class Bench:
             step += settings.every
             return STARTS * HORIZON * self.population
 
-        rows = chunk_rows(STARTS, len(self.groups[0]), self.device)
-        shapes = rollout_shapes(self.config, rows)
-        return self.line("rollout", "transitions/s", work, shapes, rounds, units=rows)
+        return work
 
     def sac(self, rounds: int) -> Line:
         """SAC updates, 2 critics 2 x 256, batch 256, sampling included, no refresh."""
+        shapes = sac_shapes(self.config)
+        return self.line("sac", "updates/s", self.sac_work(), shapes, rounds)
+
+    def sac_work(self) -> Callable[[], int]:
+        """300 updates of every member."""
         stage = self.policy_stage()
-        stage.advance(1, lambda: False)  # fills the buffer and compiles
+        stage.advance(1, never)  # fills the buffer and compiles
 
         def work() -> int:
             before = stage.step
@@ -319,7 +333,7 @@ class Bench:
                     group._run_updates(NOISE_BLOCK - group.step % NOISE_BLOCK)
             return (stage.step - before) * self.population
 
-        return self.line("sac", "updates/s", work, sac_shapes(self.config), rounds)
+        return work
 
     def loop(self, rounds: int) -> float:
         """Share of the time spent around the updates, of 5,000 of them with their rollouts."""

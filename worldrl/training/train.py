@@ -25,7 +25,7 @@ from worldrl.types import Imagination, Learner, Policy
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Calls from which compiling, tens of seconds with a cold cache, is repaid on a CPU.
-UPDATES_WORTH_COMPILING = 15_000
+UPDATES_WORTH_COMPILING = 20_000
 CALLS_WORTH_COMPILING = 1_500
 
 
