@@ -108,7 +108,7 @@ class Learner(Protocol):
         """Fresh state, one member per seed.
 
         ``state["settings"]`` holds every number that may differ between members, each ``(P,)``
-        float64, ``discount`` among them; updates read it there.
+        float64; updates read them there. A learner of values has ``discount`` among them.
 
         Args:
             first: the number of the first of these members in the run's population.

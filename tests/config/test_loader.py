@@ -393,6 +393,18 @@ def test_a_model_that_nothing_would_use_is_refused():
         load_config("train", "bc", ["dataset=x", "model=runs/m"])
 
 
+def test_settings_of_a_stop_that_never_happens_are_refused():
+    start, stop = "dataset=x", "imagination.stop"
+    for given, wanted in (
+        ([f"{stop}.quantile=0.9", f"{stop}.cost=2"], "quantile and cost would be unused"),
+        ([f"{stop}.kind=drop", f"{stop}.cost=2"], "cost is of kind=absorb, and kind is drop"),
+    ):
+        with pytest.raises(ConfigError, match=wanted):
+            load_config("train", "mopo", [start, *given])
+    found = load_config("train", "mopo", [start, f"{stop}.kind=absorb", f"{stop}.cost=2"])
+    assert branched(found).stop.cost == 2.0
+
+
 def test_cloning_imagined_actions_is_refused():
     with pytest.raises(ConfigError, match="Set imagination=none"):
         load_config("train", "mopo", ["dataset=x", "learner=bc"])

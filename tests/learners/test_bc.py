@@ -106,9 +106,9 @@ def test_draws_no_noise():
 
 
 def test_registry_builds_it_from_its_settings():
-    built = LEARNERS["bc"](BCSettings(discount=0.5), S, A, 100)  # type: ignore[call-arg]
+    built = LEARNERS["bc"](BCSettings(learning_rate=0.5), S, A, 100)  # type: ignore[call-arg]
     assert isinstance(built, BehaviourCloning)
-    assert built.initialise((3, 4), CPU)["settings"]["discount"].tolist() == [0.5, 0.5]
+    assert built.initialise((3, 4), CPU)["settings"]["learning_rate"].tolist() == [0.5, 0.5]
 
 
 def test_members_may_have_learning_rates_of_their_own():

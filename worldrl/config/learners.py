@@ -18,13 +18,13 @@ class LearnerSettings(Settings):
     """What every learner has."""
 
     batch_size: PositiveInt = 256
-    discount: PerMember[Discount] = 0.99
 
 
 class SACSettings(LearnerSettings):
     """Soft actor-critic; what MOPO, MOBILE and RAVL each do otherwise is a setting."""
 
     kind: Literal["sac"] = "sac"
+    discount: PerMember[Discount] = 0.99
     hidden: Hidden = (256, 256)
     num_critics: PositiveInt = 2
     actor_learning_rate: PerMember[PositiveFloat] = 1e-4

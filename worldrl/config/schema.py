@@ -167,6 +167,19 @@ class StopSettings(Settings):
     """Multiplies that limit."""
     cost: NonNegativeFloat = 0.0
 
+    @model_validator(mode="after")
+    def _is_used(self) -> Self:
+        fields = type(self).model_fields
+        given = [name for name in fields if getattr(self, name) != fields[name].default]
+        if self.kind == "none" and given:
+            raise ValueError(
+                f"{' and '.join(given)} would be unused: kind is none. Set "
+                "imagination.stop.kind=truncate, drop, terminal or absorb, or leave it out"
+            )
+        if self.kind != "absorb" and "cost" in given:
+            raise ValueError(f"cost is of kind=absorb, and kind is {self.kind}. Leave it out")
+        return self
+
 
 class BranchedSettings(Settings):
     """Branched model rollouts from dataset states (MBPO, MOPO)."""

@@ -35,10 +35,7 @@ class BehaviourCloning:
         actor = {
             name: torch.stack([one[name] for one in members]).to(device) for name in members[0]
         }
-        numbers = {
-            "discount": self.settings.discount,
-            "learning_rate": self.settings.learning_rate,
-        }
+        numbers = {"learning_rate": self.settings.learning_rate}
         return {
             "settings": settings_tensors(numbers, first, len(seeds), device),
             "actor": actor,

@@ -229,11 +229,13 @@ class PolicyGroup:
 
 
 def value_scales(logged: Logged, settings: Mapping[str, Tensor]) -> list[Scale]:
-    """What values can be, for each member; a learner without a target network has no lag."""
+    """What values can be, for each member: no lag without a target network, of a learner without
+    values a reward."""
     largest = float(logged.reward.abs().max())
     typical = float(logged.reward.square().mean().sqrt())
-    discounts = settings["discount"]
-    lags = 1 / settings.get("target_rate", torch.ones_like(discounts))
+    one = torch.ones_like(next(iter(settings.values())))
+    discounts = settings.get("discount", 0 * one)
+    lags = 1 / settings.get("target_rate", one)
     return [
         Scale(largest, typical, discount, lag)
         for discount, lag in zip(discounts.tolist(), lags.tolist(), strict=True)
