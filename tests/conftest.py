@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +34,25 @@ def numerical_settings() -> Iterator[None]:
 def test_data() -> Path:
     """The folder of ready datasets; tests that need it are skipped where there is none."""
     stated = os.environ.get("WORLDRL_TEST_DATA")
-    folder = Path(stated) if stated else REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
-        if stated:
-            pytest.fail(f"WORLDRL_TEST_DATA names {folder}, which is no folder")
+    if not stated:
         pytest.skip(
             "no test data: set WORLDRL_TEST_DATA to a folder as tools/make_datasets writes it"
         )
-    return folder
+    if not Path(stated).is_dir():
+        pytest.fail(f"WORLDRL_TEST_DATA names {stated}, which is no folder")
+    return Path(stated)
+
+
+@pytest.fixture
+def recorded(test_data: Path) -> Callable[[str], Path]:
+    """A file of that folder by its path in it; the test is skipped where it is not there."""
+
+    def find(name: str) -> Path:
+        if not (test_data / name).exists():
+            pytest.skip(f"{test_data / name} is not there")
+        return test_data / name
+
+    return find
 
 
 @pytest.fixture

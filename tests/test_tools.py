@@ -11,7 +11,7 @@ import pytest
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
-@pytest.mark.parametrize("name", ["bench", "make_datasets", "records"])
+@pytest.mark.parametrize("name", ["bench", "bench_baselines", "make_datasets", "records"])
 def test_scripts_explain_themselves(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(TOOLS / f"{name}.py"), "--help"],

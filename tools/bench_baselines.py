@@ -2,10 +2,11 @@
 
     python tools/bench_baselines.py [NAME ...] [--rounds N] [--json]
 
-Rates alternate in one process, so that their ratios hold where a machine's speed drifts. Both
-baselines do what worldrl's update does on the same shapes, with their data already in memory;
-PyTorch runs as published repositories run it (modules, torch.optim, no compiler). JAX is measured
-where it is installed (`pip install jax`); it is no dependency of worldrl.
+Rates alternate in one process, so that their ratios hold where a machine's speed drifts. The
+baselines have the same networks, losses, optimisers and shapes, and do less around them: no
+standardised inputs, no bootstrap by epochs, no box and no health measures. PyTorch runs as
+published repositories run it (modules, torch.optim, no compiler). JAX is measured where it is
+installed (`pip install jax`); it is no dependency of worldrl.
 """
 
 from __future__ import annotations
@@ -418,6 +419,10 @@ def jax_sac() -> Work:
 # -- comparison ----------------------------------------------------------------------------
 
 
+TORCH = {"ensemble": torch_ensemble, "rollout": torch_rollout, "sac": torch_sac}
+JAX = {"ensemble": jax_ensemble, "rollout": jax_rollout, "sac": jax_sac}
+
+
 def worldrl_work(name: str) -> Work:
     """What tools/bench measures."""
     bench = Bench("float32", 1, torch.device("cpu"))
@@ -430,17 +435,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("ensemble", "rollout", "sac")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TORCH)}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     arguments = parser.parse_args()
+    names = arguments.names or list(TORCH)
+    if unknown := [name for name in names if name not in TORCH]:
+        parser.error(f"unknown bench {unknown[0]}; known: {', '.join(TORCH)}")
     set_determinism(None, "cpu")
     found = {}
-    for name in arguments.names or names:
-        works = {"worldrl": worldrl_work(name), "torch": globals()[f"torch_{name}"]()}
+    for name in names:
+        works = {"worldrl": worldrl_work(name), "torch": TORCH[name]()}
         if importlib.util.find_spec("jax"):
-            works["jax"] = globals()[f"jax_{name}"]()
+            works["jax"] = JAX[name]()
         rates: dict[str, list[float]] = {one: [] for one in works}
         for turn in range(arguments.rounds + 1):
             for one, work in works.items():

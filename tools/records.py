@@ -68,7 +68,7 @@ def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Pat
         curve = [
             {"step": row["step"], "returns": [float(np.mean(r)) for r in row["returns"]]}
             for row in rows
-            if row.get("stage") == "train"
+            if row.get("stage") == "train" and "command" not in row
         ]
     record = {
         "name": name,
@@ -201,7 +201,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="train, score and record one experiment")
     one.add_argument("name", choices=list(experiments))
-    default = os.environ.get("WORLDRL_TEST_DATA", str(ROOT.parent / "shared" / "data"))
+    default = os.environ.get("WORLDRL_TEST_DATA", str(ROOT / "data"))
     one.add_argument("--data", type=Path, default=Path(default), help="folder of the datasets")
     one.add_argument("--out", type=Path, help="run directory (default: runs/records/NAME)")
     one.add_argument("--model", type=Path, help="a run whose world model is used")

@@ -6,6 +6,7 @@ import pytest
 
 from worldrl.config.fields import walk
 from worldrl.config.loader import dump_config, load_config, show_config
+from worldrl.config.recipes import read
 from worldrl.config.schema import BranchedSettings, NoImaginationSettings, TrainConfig
 from worldrl.errors import ConfigError
 
@@ -425,3 +426,26 @@ def test_a_termination_task_that_nothing_would_use_is_refused():
 def test_a_name_that_is_nearly_right_is_suggested():
     with pytest.raises(ConfigError, match=r"task is 'hoper' \(did you mean 'hopper'\?\), and must"):
         load_config("train", "mopo", ["dataset=x", "termination.task=hoper"])
+
+
+def test_a_model_given_to_the_stage_that_trains_one_is_refused():
+    with pytest.raises(ConfigError, match="this stage trains one"):
+        load_config("pretrain", "ensemble", ["dataset=x", "model=runs/m"])
+
+
+@pytest.mark.parametrize(
+    "setting", ["imagination.penalty.kind=mean_std", "imagination.stop.kind=drop"]
+)
+def test_the_disagreement_of_a_single_member_is_refused(setting):
+    alone = ["dataset=x", "model.num_members=1", "model.num_elites=1"]
+    penalty = ["imagination.penalty.kind=max_aleatoric"]
+    with pytest.raises(ConfigError, match="one member cannot disagree"):
+        load_config("train", "mopo", [*alone, *penalty, setting])
+    load_config("train", "mopo", [*alone, *penalty])
+
+
+def test_pretraining_apart_learns_the_model_that_training_would_learn():
+    rows = [*read("train", "mopo")[-1].tasks, "antmaze-umaze-v2"]
+    for source in [f"d4rl:{name}" for name in rows if name != "other"] + ["logs.hdf5"]:
+        apart = load_config("pretrain", "ensemble", [f"dataset={source}"])
+        assert apart.model == load_config("train", "mopo", [f"dataset={source}"]).model, source

@@ -70,14 +70,13 @@ def test_info_measures(worldrl, pendulum):
     assert found["tq"] == pytest.approx(expected)
 
 
-def test_simulator_on_recorded_files(worldrl, test_data):
-    demos = test_data / "demos"
+def test_simulator_on_recorded_files(worldrl, recorded):
     for file, agrees in (
-        ("cs285/halfcheetah-expert-cs285.hdf5", True),
-        ("drex/halfcheetah-suboptimal.hdf5", False),
+        ("demos/cs285/halfcheetah-expert-cs285.hdf5", True),
+        ("demos/drex/halfcheetah-suboptimal.hdf5", False),
     ):
         options = ("--simulator", "HalfCheetah-v5", "--json")
-        found = json.loads(worldrl("data", "info", demos / file, *options).out)
+        found = json.loads(worldrl("data", "info", recorded(file), *options).out)
         assert found["simulator"]["agrees"] is agrees
 
 

@@ -77,7 +77,7 @@ def test_another_environment_is_refused():
         ("mujoco/hopper-replay-sb3.hdf5", "Hopper-v5", True),
     ],
 )
-def test_recorded_files(test_data, file, name, agrees):
-    found = check_agreement(load(str(test_data / file)), factory(name), rows=300)
+def test_recorded_files(recorded, file, name, agrees):
+    found = check_agreement(load(str(recorded(file))), factory(name), rows=300)
     assert found.agrees is agrees
     assert found.share > 0.99 if agrees else found.share < 0.05

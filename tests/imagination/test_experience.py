@@ -89,12 +89,12 @@ def test_can_be_made_again_from_its_policies(updates):
     for update in range(updates):
         first.renew(10 * update, policy_of(float(update)))
     saved = {name: value.clone() for name, value in first.policies(policy_of(0.0)).items()}
-    second.expect(first.recipe(), policy_of(0.0))
+    second.expect(first.ledger(), policy_of(0.0))
     for name, value in second.policies(policy_of(0.0)).items():
         value.copy_(saved[name])
     second.remake()
     assert held(second) == held(first)
-    assert second.recipe() == first.recipe()
+    assert second.ledger() == first.ledger()
     assert second.renew(10 * updates, policy_of(7.0)) == first.renew(10 * updates, policy_of(7.0))
     assert held(second) == held(first)
 
@@ -102,7 +102,7 @@ def test_can_be_made_again_from_its_policies(updates):
 def test_refuses_rows_that_come_out_differently():
     first, second = experience_of(Printer()), experience_of(Printer())
     first.renew(0, policy_of(3.0))
-    second.expect(first.recipe(), policy_of(0.0))
+    second.expect(first.ledger(), policy_of(0.0))
     for value in second.policies(policy_of(0.0)).values():
         value.fill_(0.0)
     with pytest.raises(RunError, match="came out differently"):

@@ -162,8 +162,8 @@ def test_a_simulator_may_end_hopper_for_velocities_that_it_does_not_show() -> No
 
 
 @pytest.mark.parametrize("tier", ["random", "medium", "expert", "mixed", "replay"])
-def test_hopper_formula_is_exact_on_logged_data(test_data: Path, tier: str) -> None:
-    dataset = load(str(test_data / "mujoco" / f"hopper-{tier}-sb3.hdf5"))
+def test_hopper_formula_is_exact_on_logged_data(recorded: Callable[[str], Path], tier: str) -> None:
+    dataset = load(str(recorded(f"mujoco/hopper-{tier}-sb3.hdf5")))
     rows = dataset.transitions()
     name, rule = find_formula(dataset.metadata.env_id, dataset.observation_shape[0]) or ("", None)
     assert name == "hopper"

@@ -5,6 +5,7 @@ Bounds are loose: they tell what learns from what runs. Scores worth quoting are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,22 +26,20 @@ def test_pendulum_is_learned_from_random_actions_inside_the_model(tmp_path: Path
     assert worldrl.evaluate(result.run, episodes=20).to_json()["return_mean"] > -200
 
 
-def test_cloning_learns_from_recorded_hopper_data(test_data: Path, tmp_path: Path) -> None:
+def test_cloning_learns_from_recorded_hopper_data(
+    recorded: Callable[[str], Path], tmp_path: Path
+) -> None:
     """3,000 updates; the data returns 213 on average, a random policy 17."""
-    source = test_data / "mujoco" / "hopper-replay-sb3.hdf5"
-    if not source.exists():
-        pytest.skip(f"{source} is not there; tools/make_datasets builds it")
+    source = recorded("mujoco/hopper-replay-sb3.hdf5")
     config = worldrl.load_config("train", "bc", {"dataset": source, "num_updates": 3_000})
     result = worldrl.train(config, tmp_path / "run", quiet=True)
     assert worldrl.evaluate(result.run, episodes=10).to_json()["return_mean"] > 80
 
 
 @pytest.mark.slow
-def test_mopo_beats_recorded_hopper_data(test_data: Path, tmp_path: Path) -> None:
+def test_mopo_beats_recorded_hopper_data(recorded: Callable[[str], Path], tmp_path: Path) -> None:
     """The default recipe, a shorter model and 15,000 updates: minutes."""
-    source = test_data / "mujoco" / "hopper-replay-sb3.hdf5"
-    if not source.exists():
-        pytest.skip(f"{source} is not there; tools/make_datasets builds it")
+    source = recorded("mujoco/hopper-replay-sb3.hdf5")
     settings = {"dataset": source, "num_updates": 15_000, "model.max_epochs": 25, "threads": 1}
     result = worldrl.train(
         worldrl.load_config("train", "mopo", settings), tmp_path / "run", quiet=True

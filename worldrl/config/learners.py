@@ -34,6 +34,7 @@ class SACSettings(LearnerSettings):
     temperature: Literal["auto", "fixed"] = "auto"
     initial_temperature: PerMember[PositiveFloat] = 1.0
     max_temperature: PerMember[PositiveFloat] | None = 1.0
+    """Of a learned temperature."""
     target_entropy: PerMember[float] | None = None
     """None: `entropy_per_action` times the number of action dimensions."""
     entropy_per_action: PerMember[float] = -1.0

@@ -32,6 +32,9 @@ PenaltyKind = Literal[
     "mean_std",
 ]
 
+DISAGREEMENTS = ("max_dev_from_mean", "max_pairwise_diff", "mean_std")
+"""Penalties that are 0 where there is one member."""
+
 StopKind = Literal["none", "truncate", "drop", "terminal", "absorb"]
 StopMeasure = Literal[
     "max_aleatoric",
@@ -209,7 +212,9 @@ class NoImaginationSettings(Settings):
     kind: Literal["none"] = "none"
 
 
-Imagination = Annotated[BranchedSettings | NoImaginationSettings, Field(discriminator="kind")]
+ImaginationSettings = Annotated[
+    BranchedSettings | NoImaginationSettings, Field(discriminator="kind")
+]
 
 
 class EvaluationSettings(Settings):
@@ -230,11 +235,12 @@ class GuardSettings(Settings):
     enabled: bool = True
     value_bound: PositiveFloat = 3.0
     """Trip when |mean Q| exceeds this times max |reward| / (1 - discount); to the largest reward
-    comes the policy's entropy times its temperature."""
+    comes the policy's entropy times its temperature and, below 0, the penalty taken off."""
     value_growth: PositiveFloat = 1.0
-    """Trip when mean Q grows by more than this times the logged rewards' root mean square (plus
-    entropy times temperature) while the target network follows once, over 1,000 updates on end;
-    a policy is kept as a good one while it grows by less than a quarter of that."""
+    """Trip when mean Q grows by more than this times a reward while the target network follows
+    once, over 1,000 updates on end. A reward is the logged rewards' root mean square, or the mean
+    imagined one where that is larger (up to the largest logged), plus entropy times temperature. A
+    policy is kept as a good one while mean Q grows by less than a quarter of that."""
     critic_loss_growth: PositiveFloat = 100.0
     """Trip when the critic loss exceeds this times its value right after the warm-up."""
     warmup: NonNegativeInt = 2_000
@@ -273,6 +279,15 @@ class PretrainConfig(RunSettings):
     model: EnsembleSettings = EnsembleSettings()
     termination: TerminationSettings = TerminationSettings()
 
+    @model_validator(mode="after")
+    def _trains_a_model(self) -> Self:
+        if self.model.source is not None:
+            raise ValueError(
+                f"model={self.model.source} is a trained model, and this stage trains one. Leave "
+                "it out"
+            )
+        return self
+
 
 class TrainConfig(RunSettings):
     """``worldrl train``: learn a policy, in imagination or from the data alone."""
@@ -282,7 +297,7 @@ class TrainConfig(RunSettings):
     dataset: DatasetSettings
     model: EnsembleSettings = EnsembleSettings()
     termination: TerminationSettings = TerminationSettings()
-    imagination: Imagination = BranchedSettings()
+    imagination: ImaginationSettings = BranchedSettings()
     learner: Learner = SACSettings()
     num_updates: PositiveInt = 1_000_000
     eval_every: NonNegativeInt = 0
@@ -304,6 +319,15 @@ class TrainConfig(RunSettings):
                 f"model={self.model.source} is given, and imagination is none: nothing would use "
                 "the model. Leave it out, or choose a recipe that imagines, such as mopo"
             )
+        imagination = self.imagination
+        if imagination.kind != "none" and self.model.num_members == 1:
+            measures = [imagination.penalty.kind] if imagination.penalty.kind != "none" else []
+            measures += [imagination.stop.measure] if imagination.stop.kind != "none" else []
+            if zero := [measure for measure in measures if measure in DISAGREEMENTS]:
+                raise ValueError(
+                    f"model.num_members is 1, and {' and '.join(zero)} would always be 0: one "
+                    "member cannot disagree. Set more members, or max_aleatoric"
+                )
         if self.imagination.kind != "none" and self.learner.kind == "bc":
             raise ValueError(
                 "learner.kind is bc, and imagination is "

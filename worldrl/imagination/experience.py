@@ -95,7 +95,7 @@ class Experience:
             for name, value in policy.items()
         }
 
-    def recipe(self) -> list[tuple[int, list[str]]]:
+    def ledger(self) -> list[tuple[int, list[str]]]:
         """Number and digests of every live refresh."""
         self._live = [
             refresh if refresh.digest else refresh._replace(digest=self._digest(refresh.number))
@@ -111,11 +111,11 @@ class Experience:
             for member, count in enumerate(counts)
         ]
 
-    def expect(self, recipe: list[tuple[int, list[str]]], like: Parameters) -> None:
-        """Make room in :meth:`policies` for those of a recipe, before they are restored."""
+    def expect(self, ledger: list[tuple[int, list[str]]], like: Parameters) -> None:
+        """Make room in :meth:`policies` for those of a ledger, before they are restored."""
         self._live = [
             Refresh(number, {name: torch.empty_like(value) for name, value in like.items()}, digest)
-            for number, digest in recipe
+            for number, digest in ledger
         ]
 
     def remake(self) -> None:

@@ -29,7 +29,11 @@ class Rule(NamedTuple):
 
 
 def never(observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
-    """Only where the next observation is not finite: halfcheetah, pendulum, kitchen and others."""
+    """Only where the next observation is not finite: halfcheetah, pendulum, kitchen and others.
+
+    Published code also cuts rollouts whose state exceeds 100; here the box of
+    ``imagination.clip_range`` keeps them near the data.
+    """
     return ~_finite(next_observation)
 
 

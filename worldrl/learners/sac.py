@@ -83,6 +83,8 @@ class SAC:
     def _per_member(self) -> dict[str, float | tuple[float, ...]]:
         given = self.settings
         cap, entropy = given.max_temperature, given.target_entropy
+        if given.temperature == "fixed":
+            cap = None  # it is as stated
         if entropy is None:
             entropy = _times(given.entropy_per_action, self.action_size)
         return {

@@ -68,7 +68,6 @@ def save(
     plain: Mapping[str, Any],
     *,
     keep: int,
-    protect: Collection[str] = (),
 ) -> Path:
     """Write ``checkpoints/<name>``, point ``last`` at it, and drop the oldest ones.
 
@@ -81,7 +80,6 @@ def save(
             storage, and be non-contiguous.
         plain: JSON-able; str keys.
         keep: how many checkpoints stay, this one included.
-        protect: names that stay as well, whatever ``keep`` says.
 
     Returns:
         The folder of the checkpoint.
@@ -103,7 +101,7 @@ def save(
             {"name": name, "sequence": sequence, "plain": plain},
         )
         replace_link(run.checkpoints / LAST, name)
-        _prune(run.checkpoints, keep, {name, *protect})
+        _prune(run.checkpoints, keep, name)
         _clear_temporary(run.checkpoints)
     except OSError as error:
         needed = _bytes_needed(model) + _bytes_needed(state)
@@ -325,9 +323,9 @@ def _sequence(folder: Path) -> int:
     return 0
 
 
-def _prune(checkpoints: Path, keep: int, protect: Collection[str]) -> None:
+def _prune(checkpoints: Path, keep: int, newest: str) -> None:
     for _, folder in list(_by_age(checkpoints))[max(keep, 1) :]:
-        if folder.name not in protect:
+        if folder.name != newest:
             _remove(folder)
 
 

@@ -11,12 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from worldrl.config.schema import GuardSettings
-
-REMEDY = (
-    "raise imagination.penalty.weight, lower imagination.horizon, raise imagination.real_ratio, "
-    "or train the model longer (model.max_epochs, model.patience)"
-)
+from worldrl.config.schema import GuardSettings, TrainConfig
 
 #: Updates over which growth is measured, and for which it must last.
 WINDOW = 1_000
@@ -103,7 +98,7 @@ def check(
     """
     reading = read(metrics, step, scale, memory)
     if not finite or not all(math.isfinite(value) for value in metrics.values()):
-        broken = Trip(f"a weight or a metric is not finite; {REMEDY}", step)
+        broken = Trip("a weight or a metric is not finite", step)
         return Verdict(broken, memory, reading)
     loss = metrics.get("critic_loss", 0.0)
     if memory.reference_loss is None and step >= guard.warmup:
@@ -118,6 +113,24 @@ def check(
     if trip is None and reading.value_growth <= CALM * most:
         memory = memory._replace(good_step=step)
     return Verdict(trip, memory, reading)
+
+
+def remedy(config: TrainConfig) -> str:
+    """The settings to change when a member was stopped."""
+    imagination = config.imagination
+    if imagination.kind == "none":
+        return (
+            "lower learner.critic_learning_rate or learner.target_rate, set "
+            "learner.layer_norm=true, or raise learner.num_critics"
+        )
+    weight = "set" if imagination.penalty.kind == "none" else "raise"
+    stop = "set" if imagination.stop.kind == "none" else "lower"
+    return (
+        f"{weight} imagination.penalty.{'kind' if weight == 'set' else 'weight'}, "
+        f"{stop} imagination.stop.{'kind' if stop == 'set' else 'quantile'}, "
+        "lower imagination.horizon, raise imagination.real_ratio, or train the model longer "
+        "(model.max_epochs, model.patience)"
+    )
 
 
 def read(metrics: Mapping[str, float], step: int, scale: Scale, memory: Memory) -> Reading:
@@ -144,7 +157,7 @@ def _trip(
     if abs(value) > guard.value_bound * limit:
         return Trip(
             f"mean Q is {value:.4g}, beyond {guard.value_bound:g} times what the logged rewards "
-            f"and the policy's entropy allow ({limit:.4g}): the critic is diverging; {REMEDY}",
+            f"and the policy's entropy allow ({limit:.4g}): the critic is diverging",
             step,
         )
     if memory.fast_since is not None and step - memory.fast_since >= WINDOW:
@@ -152,14 +165,14 @@ def _trip(
             f"mean Q is {value:.4g} and has grown since update {memory.fast_since} faster than "
             f"rewards can carry it (by {growth:.3g} while the target network follows once, where "
             f"{guard.value_growth * pace:.3g} is the most to expect): the critic feeds on its own "
-            f"optimism; {REMEDY}",
+            f"optimism",
             step,
         )
     reference = None if memory.reference_loss is None else max(memory.reference_loss, 1e-8)
     if reference is not None and loss > guard.critic_loss_growth * reference:
         return Trip(
             f"the critic loss is {loss:.4g}, {loss / reference:.0f} times its value after "
-            f"the warm-up ({reference:.4g}): the critic is diverging; {REMEDY}",
+            f"the warm-up ({reference:.4g}): the critic is diverging",
             step,
         )
     return None

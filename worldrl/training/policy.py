@@ -8,8 +8,7 @@ from itertools import accumulate, repeat
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import Imagination as ImaginationSettings
-from worldrl.config.schema import TrainConfig
+from worldrl.config.schema import ImaginationSettings, TrainConfig
 from worldrl.imagination.buffer import bytes_needed, check_memory
 from worldrl.rows import unpack
 from worldrl.training.compilation import compiled

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldrl.config.schema import GuardSettings, TrainConfig
 from worldrl.imagination.experience import Experience
 from worldrl.random import draw
-from worldrl.training.guards import Memory, Scale, Trip, check
+from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
 from worldrl.training.stages import copy_into, flat
 from worldrl.types import Imagination, Learner, LearnerState
@@ -55,6 +55,7 @@ class PolicyGroup:
         self.memories = [Memory()] * members
         self._noise: tuple[int, Tensor, Tensor, Tensor] | None = None
         self.scales = value_scales(logged, self.state["settings"])
+        self._remedy = remedy(config)
 
         self.experience: Experience | None = None
         self.real = self.batch_size
@@ -85,6 +86,8 @@ class PolicyGroup:
                 policy = self.learner.policy_parameters(self.state)
                 end = min(end, self.experience.renew(self.step, policy))
                 self._stop_without_rows(self.experience)
+                if self.finished:
+                    return
             self._run_updates(end - self.step)
 
     def _stop_without_rows(self, experience: Experience) -> None:
@@ -174,7 +177,9 @@ class PolicyGroup:
             if self.trips[member] is not None:
                 continue
             self.memories[member] = verdict.memory
-            self.trips[member] = verdict.trip if guard.enabled else None
+            if verdict.trip is not None and guard.enabled:
+                reason = f"{verdict.trip.reason}; {self._remedy}"
+                self.trips[member] = verdict.trip._replace(reason=reason)
             if verdict.memory.good_step == self.step:
                 for name, value in tensors.items():
                     self.good[name][member] = value[member]
@@ -208,7 +213,7 @@ class PolicyGroup:
             "sum_count": self.sum_count,
             "guards": [memory._asdict() for memory in self.memories],
             "trips": [None if trip is None else trip._asdict() for trip in self.trips],
-            "refreshes": [] if self.experience is None else self.experience.recipe(),
+            "refreshes": [] if self.experience is None else self.experience.ledger(),
         }
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:

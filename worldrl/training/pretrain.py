@@ -83,7 +83,8 @@ def _pretrain(execution: Execution) -> WorldModel:
     decision = where_episodes_end(config.termination, env_id, logged, rows)
     per_epoch = max((len(rows) - holdout_size(config.model, len(rows))), 1)
     epochs = config.model.max_epochs or 30  # what early stopping usually takes
-    calls = per_epoch // config.model.batch_size * epochs * config.population
+    # Of one member: it is compiled where its lone run is.
+    calls = per_epoch // config.model.batch_size * epochs
     stage = EnsembleStage(
         config.model,
         execution.groups,

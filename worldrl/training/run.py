@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.config.schema import Config, TrainConfig
-from worldrl.errors import WorldRLError
+from worldrl.errors import RunError, WorldRLError
 from worldrl.training import checkpoint
 from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
@@ -74,9 +74,17 @@ def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None
                 return RunResult(
                     path, status.step, status.seconds, dict(status.metrics), status.state, 0
                 )
+        config = run.read_config()
+        source = Path(config.dataset.source)
+        if source.is_absolute() and not source.exists():
+            raise RunError(
+                f"the data of {path} is gone: {source} does not exist. Put it back, or write where "
+                f"it is now as dataset.source into {run.path / 'config.yaml'}; that it is the same "
+                "data is checked"
+            )
         last = checkpoint.last_checkpoint(run)
         saved = None if last is None else checkpoint.load(last)
-        return _execute(run, run.read_config(), quiet, scorers, saved)
+        return _execute(run, config, quiet, scorers, saved)
 
 
 def _execute(
