@@ -344,3 +344,18 @@ def test_prediction_far_outside_the_data_is_finite():
     change = [far.mean[..., :-1] - 20, farther.mean[..., :-1] - 1e6]
     torch.testing.assert_close(*change, atol=0.2, rtol=0)  # saturated: only rounding differs
     torch.testing.assert_close(far.std, farther.std)
+
+
+@pytest.mark.parametrize("rows", [64, 600])
+def test_half_precision_stays_near_single(rows):
+    """bfloat16 keeps eight bits: a few hundredths after three layers; parameters stay float32."""
+    parameters = {name: value.float() for name, value in random_parameters().items()}
+    inputs = torch.randn(P, N, rows, S + A, generator=torch.Generator().manual_seed(1))
+    wanted = forward(parameters, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = forward(parameters, inputs)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32
+        assert not one.equal(other)
+        error = (one - other).abs().mean() / other.abs().mean()
+        assert error < 0.03

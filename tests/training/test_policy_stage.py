@@ -569,6 +569,18 @@ def test_members_with_settings_of_their_own_equal_their_lone_runs():
                 torch.testing.assert_close(state[name][member], value[0], rtol=1e-4, atol=1e-4)
 
 
+def test_updates_in_half_precision_stay_near_single():
+    """20 updates with their rollouts; networks and optimisers stay float32."""
+    reports = []
+    for precision in ("float32", "bf16"):
+        stage = stage_of(TOGETHER, config(precision=precision))
+        reports.append(run(stage, until=20)[-1])
+        assert {value.dtype for value in stage.snapshot().model.values()} == {torch.float32}
+    for name in "critic_loss", "value_mean", "entropy":
+        assert reports[1][name] != reports[0][name]
+        assert reports[1][name] == pytest.approx(reports[0][name], rel=0.05, abs=0.05), name
+
+
 def test_members_of_unlike_horizons_share_one_compiled_update():
     """Within 1e-3 of eager after 12 updates: fusion reorders sums."""
     if not compiler_available(torch.device("cpu")):
