@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from worldrl.config.fields import walk
-from worldrl.config.loader import dump_config, load_config, show_config
+from worldrl.config.loader import dump_config, load_config, load_saved, show_config
 from worldrl.config.recipes import read
 from worldrl.config.schema import BranchedSettings, NoImaginationSettings, TrainConfig
 from worldrl.errors import ConfigError
@@ -144,14 +144,15 @@ class TestValues:
         for text, value in (("auto", "auto"), ("true", True), ("false", False)):
             assert load_config("train", "", [DATA, f"compile={text}"]).compile == value
 
-    def test_python_values(self) -> None:
+    def test_python_values(self, tmp_path: Path) -> None:
+        trained_model(tmp_path)
         config = load_config(
             "train",
             "mopo",
-            {"dataset": Path("logs.hdf5"), "learner.hidden": [8, 8], "model": Path("run")},
+            {"dataset": Path("logs.hdf5"), "learner.hidden": [8, 8], "model": tmp_path},
         )
         assert config.dataset.source == "logs.hdf5"
-        assert (config.learner.hidden, config.model.source) == ((8, 8), "run")
+        assert (config.learner.hidden, config.model.source) == ((8, 8), str(tmp_path))
         nested = load_config("train", "mopo", {"dataset": {"source": "x"}, "seed": 3})
         assert (nested.dataset.source, nested.seed) == ("x", 3)
 
@@ -382,16 +383,51 @@ def test_lists_survive_the_file_of_a_run(tmp_path):
 # -- what would be ignored -------------------------------------------------------------------
 
 
-def test_settings_of_a_model_that_is_trained_already_are_refused():
-    given = ["dataset=x", "model=runs/m", "model.hidden=[8,8]"]
-    with pytest.raises(ConfigError, match=r"model\.hidden cannot be set together with model"):
-        load_config("train", "mopo", given)
-    assert load_config("train", "mopo", given[:2]).model.source == "runs/m"
+def trained_model(folder: Path, *overrides: str) -> str:
+    """What the loader reads of a pretrain run in ``folder``; the override that gives it."""
+    config = load_config("pretrain", "ensemble", ["dataset=x", *overrides])
+    (folder / "config.yaml").write_text(dump_config(config))
+    return f"model={folder}"
 
 
-def test_a_model_that_nothing_would_use_is_refused():
+def test_a_trained_model_brings_its_own_settings(tmp_path):
+    given = trained_model(tmp_path, "model.hidden=[8,8]", "model.max_epochs=3")
+    config = load_config("train", "mopo", ["dataset=x", given])
+    assert (config.model.hidden, config.model.max_epochs) == ((8, 8), 3)
+    assert config.model.source == str(tmp_path)
+    shown = write(tmp_path, show_config("train", "mopo", ["dataset=x", given]))
+    assert load_config("train", shown) == config
+
+
+def test_other_settings_than_the_trained_models_are_refused(tmp_path):
+    given = trained_model(tmp_path, "model.hidden=[8,8]")
+    wanted = r"overrides: model\.hidden is \[16,16\], and .* is trained already, with \[8,8\]"
+    with pytest.raises(ConfigError, match=wanted):
+        load_config("train", "mopo", ["dataset=x", given, "model.hidden=[16,16]"])
+    same = load_config("train", "mopo", ["dataset=x", given, "model.hidden=[8,8]"])
+    assert same.model.hidden == (8, 8)
+    file = write(tmp_path, "recipe: mopo\nmodel: {hidden: [16, 16]}")
+    with pytest.raises(ConfigError, match=r"file .*: model\.hidden is \[16,16\]"):
+        load_config("train", file, ["dataset=x", given])
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"overrides: model is '.*none', and there is no run"):
+        load_config("train", "mopo", ["dataset=x", f"model={tmp_path / 'none'}"])
+
+
+def test_a_saved_configuration_does_not_need_its_model(tmp_path):
+    (tmp_path / "m").mkdir()
+    given = trained_model(tmp_path / "m", "model.hidden=[8,8]")
+    config = load_config("train", "mopo", ["dataset=x", given])
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "m" / "config.yaml").unlink()
+    assert load_saved(str(tmp_path / "config.yaml")) == config
+
+
+def test_a_model_that_nothing_would_use_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="nothing would use the model"):
-        load_config("train", "bc", ["dataset=x", "model=runs/m"])
+        load_config("train", "bc", ["dataset=x", trained_model(tmp_path)])
 
 
 def test_settings_of_a_stop_that_never_happens_are_refused():

@@ -24,7 +24,7 @@ MODEL = {"model.hidden": [8], "model.max_epochs": 1, "threads": 1}
         ("mopo", {"termination.kind": "formula"}, "no formula is known"),
         ("sac", {"eval_every": 10}, "does not name the environment"),
         ("sac", {"eval_every": 10, "evaluation.env_id": "Nothing-v1"}, "no environment"),
-        ("mopo", {"model": "none"}, "there is no run directory"),
+        ("mopo", {"model": "none"}, "there is no run"),
         ("mopo", {"imagination.batch_size": 10**12}, "synthetic buffer needs"),
     ],
 )
@@ -32,9 +32,9 @@ def test_what_cannot_run_is_refused_before_any_work_and_leaves_no_directory(
     recipe: str, settings: dict[str, object], words: str, tiny_file: Path, tmp_path: Path
 ) -> None:
     model = {} if "model" in settings else MODEL
-    config = api.load_config("train", recipe, {"dataset": tiny_file, **QUICK, **model, **settings})
+    given = {"dataset": tiny_file, **QUICK, **model, **settings}
     with pytest.raises(WorldRLError, match=words):
-        api.train(config, tmp_path / "run", quiet=True)
+        api.train(api.load_config("train", recipe, given), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 

@@ -92,25 +92,57 @@ def load_config(stage: str, recipe: str = "", overrides: Overrides = ()) -> Conf
         ConfigError: an unknown recipe or key, or a value that a key does not take; the message
             names the key, the place that set it, and what would be right.
     """
-    root = _root(stage)
     gathered, base = _gather(stage, recipe, overrides)
-    _refuse_settings_of_a_trained_model(gathered)
+    if stage == "train":
+        gathered = _with_a_trained_model(gathered)
+    return _checked(stage, gathered, base)
+
+
+def load_saved(path: str) -> Config:
+    """The configuration that a run keeps in its ``config.yaml``, whole as it is.
+
+    Raises:
+        ConfigError: the file was changed to something that is not a configuration.
+    """
+    stage = recipes.stage_of(path)
+    return _checked(stage, *_gather(stage, path, ()))
+
+
+def _checked(stage: str, gathered: _Gathered, base: str) -> Config:
+    root = _root(stage)
     try:
         return root.model_validate({**_nest(gathered), "recipe": base}, strict=True)
     except ValidationError as error:
         raise ConfigError(_explain(error, root, gathered)) from None
 
 
-def _refuse_settings_of_a_trained_model(gathered: _Gathered) -> None:
+def _with_a_trained_model(gathered: _Gathered) -> _Gathered:
+    """A model that is trained already brings its own settings; no others can be asked of it."""
     source = gathered.get(("model", "source"))
-    if source is None or source.value is None:
-        return
+    if source is None or not isinstance(source.value, str):  # the schema judges what it is
+        return gathered
+    file = os.path.join(source.value, "config.yaml")
+    if not os.path.isfile(file):
+        raise ConfigError(
+            f"{source.origin}: model is {_short(source.value)}, and there is no run (no {file}). "
+            "Train one with `worldrl pretrain ensemble dataset=... --out RUN`, or leave model out "
+            "and the model is trained first"
+        )
+    trained: _Gathered = {}
+    settings = recipes.read_file(file).settings.get("model", {})
+    _merge(TrainConfig, {"model": {**settings, "source": source.value}}, f"file {file}", trained)
     for path, entry in gathered.items():
-        if path[0] == "model" and path[-1] not in ("source", "kind") and entry.origin == _OVERRIDES:
+        stated = path[0] == "model" and path != ("model", "source")
+        if not stated or recipes.is_shipped(entry.origin):
+            continue
+        if path not in trained or trained[path].value != entry.value:
             raise ConfigError(
-                f"{_dotted(path)} cannot be set together with model={source.value}: that model is "
-                "trained already. Leave one of the two out"
+                f"{entry.origin}: {_dotted(path)} is {_short(entry.value)}, and the model of "
+                f"{source.value} is trained already"
+                + (f", with {_short(trained[path].value)}" if path in trained else "")
+                + f". Leave {_dotted(path)} out, or train another model without model=..."
             )
+    return {path: entry for path, entry in gathered.items() if path[0] != "model"} | trained
 
 
 def dump_config(config: Config) -> str:

@@ -27,6 +27,7 @@ from worldrl.errors import ConfigError, suggestion
 
 STAGES = ("pretrain", "train")
 OTHER = "other"  # the row of datasets that no row names
+_SHIPPED = "recipe "  # begins the origin of what a shipped recipe says
 MAX_BYTES = 1_000_000  # a recipe is a page of text; anything larger is another kind of file
 
 
@@ -53,6 +54,11 @@ def shipped(stage: str) -> dict[str, Traversable]:
 def summary(recipe: Traversable) -> str:
     """The first comment line of a shipped recipe."""
     return recipe.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")
+
+
+def is_shipped(origin: str) -> bool:
+    """Was this said by a shipped recipe, not by the user?"""
+    return origin.startswith(_SHIPPED)
 
 
 def stage_of(recipe: str) -> str:
@@ -113,7 +119,8 @@ def _bases(stage: str, recipe: Recipe) -> list[Recipe]:
                 f"{recipe.origin}: 'recipe: {recipe.base}' names no shipped recipe of "
                 f"`worldrl {stage}`{suggestion(recipe.base, known)}; known: {', '.join(known)}"
             )
-        recipe = _parse(known[recipe.base].read_text(encoding="utf-8"), f"recipe {recipe.base}")
+        text = known[recipe.base].read_text(encoding="utf-8")
+        recipe = _parse(text, f"{_SHIPPED}{recipe.base}")
         chain.insert(0, recipe)
     return chain
 

@@ -50,7 +50,7 @@ def start(
     Raises:
         WorldRLError: something is wrong with the settings, the data, the model or the directory.
     """
-    config = _with_model_settings(_with_whole_paths(config))
+    config = _with_whole_paths(config)
     with RunDirectory.create(out, config) as run, settings_restored():
         try:
             return _execute(run, config, quiet, scorers, None)
@@ -162,18 +162,9 @@ def _finish(
 
 def _with_whole_paths(config: Config) -> Config:
     """Local sources as absolute paths, so that a run can be resumed from any folder."""
-    source = Path(config.dataset.source)
-    if source.exists():
-        dataset = config.dataset.model_copy(update={"source": str(source.resolve())})
-        config = config.model_copy(update={"dataset": dataset})
+    for group in "dataset", "model":
+        settings = getattr(config, group)
+        if settings.source is not None and Path(settings.source).exists():
+            whole = settings.model_copy(update={"source": str(Path(settings.source).resolve())})
+            config = config.model_copy(update={group: whole})
     return config
-
-
-def _with_model_settings(config: Config) -> Config:
-    """A given model's own settings in place of what the recipe would have trained."""
-    if config.model.source is None:
-        return config
-    with RunDirectory.open(Path(config.model.source)) as run:
-        trained = run.read_config().model
-    source = str(Path(config.model.source).resolve())
-    return config.model_copy(update={"model": trained.model_copy(update={"source": source})})

@@ -185,11 +185,9 @@ class RunDirectory:
         Raises:
             ConfigError: ``config.yaml`` was changed to something that is not a configuration.
         """
-        from worldrl.config.loader import load_config
-        from worldrl.config.recipes import stage_of
+        from worldrl.config.loader import load_saved
 
-        file = str(self.config_file)
-        return load_config(stage_of(file), file)
+        return load_saved(str(self.config_file))
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Write what :func:`worldrl.training.environment.environment_record` returned."""
