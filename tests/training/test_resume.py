@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from worldrl.data.dataset import Dataset
@@ -102,12 +101,13 @@ def train(out: Path, dataset: Path, *extra: str) -> None:
 STAGES = ("pretrain", "pretrain", "train", "train")
 
 
-def stage_of(run: Path, since: int) -> str:
-    """The stage that a process started at ``since`` (nanoseconds) has reached."""
-    status = run / "status.json"
-    if not status.exists() or status.stat().st_mtime_ns < since:
-        return ""
-    return str(json.loads(status.read_text())["stage"])
+def reached(run: Path, since: int) -> tuple[str, float]:
+    """The stage that a process started at ``since`` (nanoseconds) is in, and the share done."""
+    file = run / "status.json"
+    if not file.exists() or file.stat().st_mtime_ns < since:
+        return "", 0.0
+    status = json.loads(file.read_text())
+    return status["stage"], status["step"] / status["total"]
 
 
 def train_killed(out: Path, dataset: Path, rng: random.Random, longest: float, *extra: str) -> None:
@@ -122,12 +122,15 @@ def train_killed(out: Path, dataset: Path, rng: random.Random, longest: float, *
         words = ["resume", str(out)]
         if stage is None:
             break
-        while stage_of(out, started) < stage and process.poll() is None:  # names are in order
+        while reached(out, started)[0] < stage and process.poll() is None:  # names are in order
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, longest))
+        # On a fast machine the stage would be over by then: never later than in its middle.
+        moment = time.monotonic() + rng.uniform(0, longest)
+        while time.monotonic() < moment and reached(out, started) < (stage, 0.5):
+            time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         if process.wait() == -signal.SIGKILL:
-            hit.add(stage_of(out, started))
+            hit.add(reached(out, started)[0])
         else:
             assert process.returncode == 0, said.read_text()
     assert process.wait() == 0, said.read_text()
@@ -141,7 +144,6 @@ def test_killed_and_resumed_run_is_bit_identical(tmp_path: Path) -> None:
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.slow
 def test_compiled_run_is_bit_identical_after_kills(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data.hdf5")
     train(tmp_path / "whole", dataset, "compile=true")
