@@ -76,8 +76,8 @@ def train_policy(
     for seed, trip, good in zip(execution.seeds, trips, stage.good_steps, strict=True):
         if trip is not None:
             print(
-                f"worldrl: the guard stopped seed {seed} at update {trip.step:,} and kept its "
-                f"policy of update {good:,}: {trip.reason}",
+                f"worldrl: seed {seed} was stopped at update {trip.step:,} and keeps its policy of "
+                f"update {good:,}: {trip.reason}",
                 file=sys.stderr,
             )
     if any(trips):
