@@ -21,6 +21,7 @@ from worldrl.imagination.rollout import (
     LoggedRange,
     Pessimism,
     RolloutHealth,
+    Rollouts,
     Stop,
     chunk_rows,
     imagine,
@@ -155,10 +156,11 @@ def roll(
         buffer.rows.fill_(math.nan)
     step = imagined_step(act, penalty, ends, given.stop)
     keep_stopped = given.stop is None or given.stop.kind != "drop"
-    count, health = imagine(
-        step, given.world, given.policy, given.starts, buffer.slot(refresh), refresh, seeds,
-        batch_size, horizons, given.pessimism, given.bounds, given.logged, keep_stopped,
+    rollouts = Rollouts(
+        step, given.world, given.starts, seeds, batch_size, horizons, given.pessimism,
+        given.bounds, given.logged, keep_stopped,
     )  # fmt: skip
+    count, health = imagine(rollouts, buffer.slot(refresh), refresh, given.policy)
     buffer.set_count(refresh, count)
     counts = buffer.counts[:, refresh % buffer.retain].tolist()
     slot = buffer.slot(refresh)
@@ -631,10 +633,11 @@ def test_compiled_equals_eager():
     found = []
     for step in eager, fast:
         buffer = SyntheticBuffer(3, 1, 23 * 3, width, CPU)
-        count, _ = imagine(
-            step, given.world, given.policy, given.starts, buffer.slot(0), 0, SEEDS, 23, (3, 3, 3),
+        rollouts = Rollouts(
+            step, given.world, given.starts, SEEDS, 23, (3, 3, 3),
             given.pessimism, given.bounds, given.logged,
         )  # fmt: skip
+        count, _ = imagine(rollouts, buffer.slot(0), 0, given.policy)
         buffer.set_count(0, count)
         found.append(buffer)
     assert found[0].counts.equal(found[1].counts)

@@ -18,7 +18,7 @@ from worldrl.errors import ConfigError, RunError
 from worldrl.imagination import buffer
 from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
 from worldrl.imagination.penalties import PENALTIES
-from worldrl.imagination.rollout import RolloutHealth, penalty_quantile
+from worldrl.imagination.rollout import RolloutHealth, Rollouts, penalty_quantile
 from worldrl.learners import LEARNERS
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.models.world import World
@@ -175,13 +175,13 @@ def imaginations(
     )  # fmt: skip
 
 
-def rollouts_of(settings: TrainConfig) -> BranchedRollouts:
+def rollouts_of(settings: TrainConfig) -> Rollouts:
     """Of all members as one group."""
     learner = LEARNERS[settings.learner.kind](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
     found = imaginations(settings, learner, TOGETHER)
     assert found is not None
     assert isinstance(found[0], BranchedRollouts)
-    return found[0]
+    return found[0].rollouts
 
 
 def run(stage: PolicyStage, until: int = 60, log_every: int = 10) -> list[dict[str, list[float]]]:
@@ -368,7 +368,7 @@ def test_a_member_for_which_nothing_is_imagined_is_stopped_before_it_learns(grou
     scribe = Scribe()
     found = imaginations(settings, scribe, groups)
     assert found is not None
-    world = cast(BranchedRollouts, found[-1]).world
+    world = cast(BranchedRollouts, found[-1]).rollouts.world
     world.ensemble.parameters["bias.1"][-1] = math.nan  # of seed 6
     stage = PolicyStage(settings, scribe, groups, logged_rows(), found, False)
     run(stage, until=20)

@@ -14,10 +14,9 @@ from worldrl.config.schema import BranchedSettings
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
     Act,
-    Bounds,
     Ends,
-    LoggedRange,
     Pessimism,
+    Rollouts,
     Step,
     Stop,
     chunk_rows,
@@ -34,36 +33,13 @@ from worldrl.types import Imagination, Metrics, Parameters, Transitions
 class BranchedRollouts(NamedTuple):
     """Rollouts for one group of learners; an :class:`worldrl.types.Imagination`."""
 
-    step: Step
-    world: World
-    starts: Tensor  # (num_rows, S)
-    seeds: Sequence[int]
-    batch_size: int
-    horizons: Sequence[int]
-    pessimism: Pessimism
-    bounds: Bounds
-    logged: LoggedRange
-    keep_stopped: bool
+    rollouts: Rollouts
     capacity: int
 
     def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
         """See :class:`worldrl.types.Imagination`."""
-        counts, health = imagine(
-            self.step,
-            self.world,
-            policy,
-            self.starts,
-            rows,
-            number,
-            self.seeds,
-            self.batch_size,
-            self.horizons,
-            self.pessimism,
-            self.bounds,
-            self.logged,
-            self.keep_stopped,
-        )
-        cost = self.pessimism.weight * health.penalty_mean
+        counts, health = imagine(self.rollouts, rows, number, policy)
+        cost = self.rollouts.pessimism.weight * health.penalty_mean
         return counts, health._asdict() | {"penalty_cost": cost}
 
 
@@ -98,21 +74,19 @@ def branched_rollouts(
     for seeds, world in zip(groups, worlds, strict=True):
         own = slice(first, first + len(seeds))
         first = own.stop
-        found.append(
-            BranchedRollouts(
-                step=step,
-                world=world,
-                starts=logged.observation,
-                seeds=list(seeds),
-                batch_size=settings.batch_size,
-                horizons=horizons[own],
-                pessimism=pessimism(settings, world, logged, population, own),
-                bounds=bounds,
-                logged=known,
-                keep_stopped=stop.kind != "drop",
-                capacity=settings.most_rows(population),
-            )
+        rollouts = Rollouts(
+            step=step,
+            world=world,
+            starts=logged.observation,
+            seeds=list(seeds),
+            batch_size=settings.batch_size,
+            horizons=horizons[own],
+            pessimism=pessimism(settings, world, logged, population, own),
+            bounds=bounds,
+            logged=known,
+            keep_stopped=stop.kind != "drop",
         )
+        found.append(BranchedRollouts(rollouts, settings.most_rows(population)))
     return found
 
 

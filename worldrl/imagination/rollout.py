@@ -155,34 +155,39 @@ def chunk_rows(rows: int, members: int, device: torch.device) -> int:
     return math.ceil(rows / math.ceil(rows / limit))
 
 
+class Rollouts(NamedTuple):
+    """What the refreshes of P members have in common."""
+
+    step: Step
+    world: World
+    starts: Tensor  # (num_rows, S): the dataset's observations
+    seeds: Sequence[int]
+    batch_size: int  # starts of each member
+    horizons: Sequence[int]  # one a member
+    pessimism: Pessimism
+    bounds: Bounds
+    logged: LoggedRange
+    keep_stopped: bool = True  # write the step at which a rollout was stopped for uncertainty
+
+
 @torch.no_grad()
 def imagine(
-    step: Step,
-    world: World,
-    policy: Parameters,
-    starts: Tensor,  # (num_rows, S): the dataset's observations
-    slot: Tensor,  # (P, capacity, W): rows are written to its front
-    number: int,
-    seeds: Sequence[int],
-    batch_size: int,
-    horizons: Sequence[int],
-    pessimism: Pessimism,
-    bounds: Bounds,
-    logged: LoggedRange,
-    keep_stopped: bool = True,
+    rollouts: Rollouts, slot: Tensor, number: int, policy: Parameters
 ) -> tuple[Tensor, RolloutHealth]:
-    """Roll out ``batch_size`` starts of ``horizons[p]`` steps.
+    """Roll out every member's starts, for its horizon at most.
 
     Noise comes from blocks named by ``number`` and the step and is indexed by row position, so
     that a member's rows are those of its lone run, and can be made again from the number and the
     policy.
 
     Args:
-        keep_stopped: write the step at which a rollout was stopped for uncertainty.
+        slot: ``(P, capacity, W)``; rows are written to its front.
 
     Returns:
         Rows written ``(P,)`` int64, and their health.
     """
+    world, starts, seeds = rollouts.world, rollouts.starts, rollouts.seeds
+    batch_size = rollouts.batch_size
     device, members = starts.device, len(seeds)
     observation_size = starts.shape[1]
     action_size = slot.shape[-1] - 2 * observation_size - 2
@@ -197,8 +202,8 @@ def imagine(
     live = [batch_size] * members
     written = [0] * members
     tally = Tally(members, device)
-    limits = torch.tensor(list(horizons), device=device)[:, None]
-    for depth in range(max(horizons)):
+    limits = torch.tensor(list(rollouts.horizons), device=device)[:, None]
+    for depth in range(max(rollouts.horizons)):
         action_noise = noise(f"action.{depth}", _normals(batch_size, action_size))
         model_noise = noise(f"model.{depth}", _normals(batch_size, observation_size + 1))
         choice = noise(f"elite.{depth}", _integers(batch_size, elites.shape[1]))
@@ -208,16 +213,16 @@ def imagine(
         for first in range(0, width, chunk):
             here = slice(first, first + chunk)
             parts.append(
-                step(
+                rollouts.step(
                     world,
                     policy,
                     _padded(observation[:, here], chunk),
                     _padded(action_noise[:, here], chunk),
                     _padded(elite[:, here], chunk),
                     _padded(model_noise[:, here], chunk),
-                    pessimism,
-                    bounds,
-                    logged,
+                    rollouts.pessimism,
+                    rollouts.bounds,
+                    rollouts.logged,
                 )
             )
         imagined = Imagined(*(torch.cat(parts, 1)[:, :width] for parts in zip(*parts, strict=True)))
@@ -225,7 +230,7 @@ def imagine(
         position = torch.arange(width, device=device)
         given = position < torch.tensor(live, device=device)[:, None]  # (P, width)
         finite = rows.isfinite().all(-1)
-        keep = given & finite & (keep_stopped | ~imagined.stopped)
+        keep = given & finite & (rollouts.keep_stopped | ~imagined.stopped)
         ended = keep & (rows[..., -1] != 0)
         survive = keep & ~ended & ~imagined.stopped
         tally.add(imagined, given, finite, keep, ended)
