@@ -2,12 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from worldrl.config.fields import walk
 from worldrl.config.loader import dump_config, load_config, load_saved, show_config
 from worldrl.config.recipes import read
-from worldrl.config.schema import BranchedSettings, NoImaginationSettings, TrainConfig
+from worldrl.config.schema import (
+    BranchedSettings,
+    NoImaginationSettings,
+    PenaltySettings,
+    TrainConfig,
+)
+from worldrl.data.dataset import Dataset
 from worldrl.errors import ConfigError
 
 DATA = "dataset=logs.hdf5"
@@ -77,8 +84,12 @@ class TestPrecedence:
         config = load_config("train", "mbpo", ["dataset=d4rl:walker2d-medium-v2"])
         assert config.recipe == "mbpo"
         assert branched(config).penalty.kind == "none"
-        assert branched(config).penalty.weight == 0
+        assert branched(config).penalty == PenaltySettings(kind="none")
         assert branched(config).horizon == 5
+
+    def test_a_penalty_chosen_again_weighs_something(self) -> None:
+        config = load_config("train", "mbpo", [DATA, "imagination.penalty.kind=mean_std"])
+        assert branched(config).penalty.weight == 2.5  # as in mopo
 
 
 class TestKinds:
@@ -209,7 +220,7 @@ def test_every_bad_value_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         load_config("train", "mopo", [DATA, "seed=a", "population=b", "learner.hidden=c,d"])
     for key in ("seed", "population", "learner.hidden"):
-        assert str(error.value).count(f"overrides: {key} is") == 1
+        assert str(error.value).count(f"arguments: {key} is") == 1
 
 
 def test_a_missing_dataset_says_how_to_name_one() -> None:
@@ -401,7 +412,7 @@ def test_a_trained_model_brings_its_own_settings(tmp_path):
 
 def test_other_settings_than_the_trained_models_are_refused(tmp_path):
     given = trained_model(tmp_path, "model.hidden=[8,8]")
-    wanted = r"overrides: model\.hidden is \[16,16\], and .* is trained already, with \[8,8\]"
+    wanted = r"arguments: model\.hidden is \[16,16\], and .* is trained already, with \[8,8\]"
     with pytest.raises(ConfigError, match=wanted):
         load_config("train", "mopo", ["dataset=x", given, "model.hidden=[16,16]"])
     same = load_config("train", "mopo", ["dataset=x", given, "model.hidden=[8,8]"])
@@ -412,7 +423,7 @@ def test_other_settings_than_the_trained_models_are_refused(tmp_path):
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"overrides: model is '.*none', and there is no run"):
+    with pytest.raises(ConfigError, match=r"arguments: model is '.*none', and there is no run"):
         load_config("train", "mopo", ["dataset=x", f"model={tmp_path / 'none'}"])
 
 
@@ -423,6 +434,33 @@ def test_a_saved_configuration_does_not_need_its_model(tmp_path):
     (tmp_path / "config.yaml").write_text(dump_config(config))
     (tmp_path / "m" / "config.yaml").unlink()
     assert load_saved(str(tmp_path / "config.yaml")) == config
+
+
+def test_a_saved_configuration_asks_no_recipe(tmp_path):
+    """What a recipe says tomorrow must not change the runs of today, nor its going end them."""
+    saved = dump_config(load_config("train", "mopo", ["dataset=x"]))
+    assert "target_rate: 0.02" in saved  # mopo's own; the schema's is 0.005
+    file = write(tmp_path, saved.replace("  target_rate: 0.02\n", "").replace("mopo", "gone"))
+    found = load_saved(file)
+    assert isinstance(found, TrainConfig)
+    assert found.recipe == "gone"
+    assert found.learner.model_dump()["target_rate"] == 0.005
+
+
+def test_a_dataset_in_memory_is_told_the_way_to_a_file():
+    data = Dataset.from_arrays(
+        np.zeros((2, 1)), np.zeros((2, 1)), np.ones(2), [0, 1], None, np.zeros((2, 1))
+    )
+    with pytest.raises(ConfigError, match=r"export\(dataset, Path\('mine\.npz'\)\)"):
+        load_config("train", "mopo", {"dataset": data})
+
+
+@pytest.mark.parametrize("name", ["hopper-medium-v2", "hopper_medium-v2"])
+def test_a_file_named_as_d4rl_names_it_gets_its_row(name):
+    by_name = load_config("train", "mopo", ["dataset=d4rl:hopper-medium-v2"])
+    by_file = load_config("train", "mopo", [f"dataset=data/{name}.hdf5"])
+    assert branched(by_file) == branched(by_name)
+    assert by_file.num_updates == 3_000_000
 
 
 def test_a_model_that_nothing_would_use_is_refused(tmp_path):

@@ -152,6 +152,9 @@ def test_collect_with_a_run(worldrl, tmp_path, monkeypatch):
     worldrl("data", "collect", "Pendulum-v1", *options)
     assert asked == [tmp_path / "run"]
     assert (load(str(tmp_path / "a.npz")).actions == 1.25).all()
+    refused = worldrl("data", "collect", "Pendulum-v1", *options, code=2)
+    assert "a.npz exists, and nothing recorded is replaced" in refused.err
+    options = (*options[:-1], tmp_path / "b.npz")
     refused = worldrl("data", "collect", "HalfCheetah-v5", *options, code=2)
     assert "maps 3 numbers to 1 actions, but HalfCheetah-v5 has 17 and 6" in refused.err
 
@@ -160,8 +163,9 @@ def test_collect_is_reproducible(worldrl, pendulum, tmp_path):
     again = tmp_path / "again.hdf5"
     worldrl("data", "collect", "Pendulum-v1", "--steps", 300, "--out", again)
     assert again.read_bytes() == pendulum.read_bytes()
-    worldrl("data", "collect", "Pendulum-v1", "--steps", 300, "--out", again, "--seed", 1)
-    assert again.read_bytes() != pendulum.read_bytes()
+    other = tmp_path / "other.hdf5"
+    worldrl("data", "collect", "Pendulum-v1", "--steps", 300, "--out", other, "--seed", 1)
+    assert other.read_bytes() != pendulum.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,20 @@ def test_links_into_other_files_are_refused(folder):
     with h5py.File(file, "r+") as raw:
         del raw["episode_1/rewards"]
         raw["episode_1/rewards"] = h5py.ExternalLink("/etc/passwd", "rewards")
-    with pytest.raises(DataError, match="links 'episode_1/rewards' to /etc/passwd"):
+    with pytest.raises(DataError, match="'episode_1/rewards' links to /etc/passwd"):
+        load("minari:tiny/walk-v0")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_values_kept_in_other_files_are_refused(folder):
+    create("tiny/walk-v0", Box(-9, 9, (3,), np.float32), Box(-1, 1, (2,), np.float32))
+    with h5py.File(folder / "tiny/walk-v0/data/main_data.hdf5", "r+") as raw:
+        rows = len(raw["episode_1/rewards"])
+        del raw["episode_1/rewards"]
+        layout = h5py.VirtualLayout((rows,), "f8")
+        layout[:] = h5py.VirtualSource("/etc/passwd", "rewards", (rows,))
+        raw["episode_1"].create_virtual_dataset("rewards", layout)
+    with pytest.raises(DataError, match="'episode_1/rewards' are stored in another file"):
         load("minari:tiny/walk-v0")
 
 

@@ -154,3 +154,13 @@ def test_enough_or_unknown_memory_is_no_obstacle(monkeypatch):
 def test_free_memory_of_this_machine():
     free = available_memory(CPU)
     assert free is None or 2**20 < free < 2**50
+
+
+def test_a_container_has_no_more_than_its_limit(tmp_path):
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 100\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert module._free_of_the_container(tmp_path) == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert module._free_of_the_container(tmp_path) is None
+    assert module._free_of_the_container(tmp_path / "none") is None

@@ -97,15 +97,23 @@ def test_the_entropy_to_come_is_part_of_what_is_allowed():
 def test_a_growing_critic_loss_trips_after_the_warm_up_only():
     assert checked(critic_loss=100.0) is None
     assert checked(critic_loss=1e9, reference=None) is None
-    trip = checked(critic_loss=250.0, reference=2.0)
+    trip = checked(critic_loss=250.0, reference=2.0, limit=1.0, value_mean=0.0)
     assert trip is not None
     assert "critic loss is 250, 125 times" in trip.reason
-    assert "after the warm-up (2)" in trip.reason
+    assert "after the warm-up, or the squared reward (2)" in trip.reason
+
+
+def test_a_loss_of_a_few_rewards_is_healthy_however_small_it_was_at_first():
+    """Where rewards are rare the critic is right about most states before it learns anything."""
+    assert (
+        checked(critic_loss=3e-3, reference=2e-5, limit=1.0, value_mean=0.0) is None
+    )  # rewards of 0.1
+    assert checked(critic_loss=1.1, reference=2e-5, limit=1.0, value_mean=0.0) is not None
 
 
 def test_a_reference_of_zero_is_no_division_by_zero():
-    assert checked(critic_loss=1e-7, reference=0.0) is None
-    trip = checked(critic_loss=1.0, reference=0.0)
+    assert checked(critic_loss=1e-7, reference=0.0, limit=0.0, value_mean=0.0) is None
+    trip = checked(critic_loss=1.0, reference=0.0, limit=0.0, value_mean=0.0)
     assert trip is not None
     assert "critic loss is 1" in trip.reason
 

@@ -197,7 +197,7 @@ def run(stage: PolicyStage, until: int = 60, log_every: int = 10) -> list[dict[s
 # -- batches -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ratio", "real"), [(0.35, 3), (0.0, 0), (1.0, 10), (0.05, 0), (0.99, 9)])
+@pytest.mark.parametrize(("ratio", "real"), [(0.35, 3), (0.0, 0), (0.05, 0), (0.99, 9)])
 @both
 def test_logged_rows_are_the_first_of_a_batch(groups, ratio, real):
     scribe = Scribe()
@@ -746,7 +746,7 @@ def test_reference_losses_and_trips_survive_a_snapshot(groups):
     run(first, until=40)
     saved = copied(first.snapshot())
     # from here on the loss is large: only who knows its reference can tell
-    second = build(Scribe(loss=lambda seed, update: 50.0 if seed == 6 else 1.0))
+    second = build(Scribe(loss=lambda seed, update: 1e4 if seed == 6 else 1.0))
     second.restore(saved)
     assert second.trips[1] == first.trips[1] is not None
     run(second, until=50)

@@ -11,6 +11,9 @@ import pytest
 
 from worldrl import api
 from worldrl.errors import WorldRLError
+from worldrl.training import checkpoint
+from worldrl.training.environment import settings_restored
+from worldrl.training.execution import Execution
 from worldrl.training.run_directory import RunDirectory
 
 QUICK = {"num_updates": 20, "learner.hidden": [8], "learner.batch_size": 8, "log_every": 10}
@@ -36,6 +39,28 @@ def test_what_cannot_run_is_refused_before_any_work_and_leaves_no_directory(
     with pytest.raises(WorldRLError, match=words):
         api.train(api.load_config("train", recipe, given), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ({"device": "cuda"}, "finds no CUDA device here"),
+        ({"flush_denormal": True}, "in a process of its own"),
+    ],
+)
+def test_a_resumed_run_keeps_to_what_was_decided(
+    before: dict[str, object], words: str, tiny_file: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("worldrl.training.environment._flushes_denormals", lambda *_, **__: False)
+    config = api.load_config("train", "bc", {"dataset": tiny_file, "device": "auto"})
+    saved = checkpoint.Checkpoint({}, {}, before)
+    with (
+        RunDirectory.create(tmp_path / "run", config) as run,
+        settings_restored(),
+        pytest.raises(WorldRLError, match=words),
+    ):
+        Execution(run, config, saved)
 
 
 def test_warnings_of_the_data_are_said_and_recorded(

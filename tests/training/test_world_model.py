@@ -147,6 +147,7 @@ def test_members_may_share_the_only_world_there_is_and_are_marked():
     alone, shared = of_seeds(one, [5], "runs/a"), of_seeds(one, [5, 6], "runs/a")
     assert alone.facts["shared_model"] is False
     assert shared.facts["shared_model"] is True
+    assert of_seeds(shared, [5, 6], "runs/b").facts["shared_model"] is True  # borrowed once more
     weights = shared.world.ensemble.parameters["weight.0"]
     assert weights[0].equal(weights[1])
     assert weights[0].equal(one.world.ensemble.parameters["weight.0"][0])

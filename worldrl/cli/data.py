@@ -85,7 +85,9 @@ def collect(
     out: Out,
     policy: Annotated[
         str,
-        typer.Option(metavar="random|RUN|ACTOR.npz", help="Who acts: a run directory or an actor."),
+        typer.Option(
+            metavar="random|RUN|ACTOR.npz", help="Who acts: a run's first member or an actor."
+        ),
     ] = "random",
     noise: Annotated[
         float,
@@ -99,7 +101,9 @@ def collect(
 ) -> None:
     """Record episodes from an environment."""
     with json_only(as_json):
-        _check_suffix(out)
+        _check_out(out)
+        if out.exists():
+            raise DataError(f"--out {out} exists, and nothing recorded is replaced; name another")
         dataset = _collect(env_id, steps, policy, noise, stochastic, seed)
         found = _write(dataset, out)
     _print(found, as_json)
@@ -137,7 +141,7 @@ def _convert(
     from worldrl.data import load
 
     with json_only(as_json):
-        _check_suffix(out)
+        _check_out(out)
         found = _write(load(source, env_id=env_id, max_episode_steps=max_episode_steps), out)
     _print(found, as_json)
 
@@ -152,7 +156,7 @@ def _write(dataset: Dataset, out: Path) -> dict[str, Any]:
     return {"out": str(out), **asdict(summary(load(str(out))))}
 
 
-def _check_suffix(out: Path) -> None:
+def _check_out(out: Path) -> None:
     """Before the work, not after it."""
     from worldrl.data.readers import SUFFIXES
 

@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         build(selected)(arguments, prog_name="worldrl")
     except SystemExit as end:
+        if end.code == 2 and selected in ("pretrain", "train"):
+            print("Settings are written key=value: dataset=FILE num_updates=1000", file=sys.stderr)
         return _finish(end.code)
     except WorldRLError as error:
         print(f"worldrl: {error}", file=sys.stderr)

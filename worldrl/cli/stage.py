@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -50,5 +51,8 @@ def finish(work: Callable[[], RunResult], as_json: bool) -> None:
                 **result.metrics,
             }
         )
+    if result.status == "interrupted":
+        said = f"stopped and saved; go on with: worldrl resume {result.run}"
+        print(f"worldrl: {said}", file=sys.stderr)
     if result.exit_code:
         raise typer.Exit(result.exit_code)

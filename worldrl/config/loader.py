@@ -41,7 +41,7 @@ _ROOTS: dict[str, type[PretrainConfig] | type[TrainConfig]] = {
     "pretrain": PretrainConfig,
     "train": TrainConfig,
 }
-_OVERRIDES = "overrides"  # the origin of what stands on the command line
+_ARGUMENTS = "arguments"  # the origin of what stands on the command line
 _RESERVED = ("stage", "recipe", "tasks")
 _DATASET_HELP = (
     "no dataset is given; say where the logged data is: dataset=FILE.hdf5, dataset=FILE.npz, "
@@ -101,11 +101,16 @@ def load_config(stage: str, recipe: str = "", overrides: Overrides = ()) -> Conf
 def load_saved(path: str) -> Config:
     """The configuration that a run keeps in its ``config.yaml``, whole as it is.
 
+    Its ``recipe`` is a label: what recipes say today is not asked.
+
     Raises:
         ConfigError: the file was changed to something that is not a configuration.
     """
-    stage = recipes.stage_of(path)
-    return _checked(stage, *_gather(stage, path, ()))
+    file = recipes.read_file(path)
+    stage = file.stage or ""
+    gathered: _Gathered = {}
+    _merge(_root(stage), file.settings, file.origin, gathered)
+    return _checked(stage, gathered, file.base)
 
 
 def _checked(stage: str, gathered: _Gathered, base: str) -> Config:
@@ -193,10 +198,21 @@ def _gather(stage: str, recipe: str, overrides: Overrides) -> tuple[_Gathered, s
             if not isinstance(row, Mapping):
                 raise ConfigError(f"{origin}: expected a mapping of settings, got {_short(row)}")
             _merge(root, row, origin, gathered)
-    _merge(root, typed, _OVERRIDES, gathered)
+    _merge(root, typed, _ARGUMENTS, gathered)
+    _drop_penalty_of_recipes(gathered)
     if recipe in recipes.shipped(stage):
         return gathered, recipe
     return gathered, chain[-1].base if chain else ""
+
+
+def _drop_penalty_of_recipes(gathered: _Gathered) -> None:
+    """Without a penalty, what recipes say of its size is void; what users say is an error later."""
+    group = ("imagination", "penalty")
+    kind = gathered.get((*group, "kind"))
+    for name in ("weight", "scale") if kind is not None and kind.value == "none" else ():
+        entry = gathered.get((*group, name))
+        if entry is not None and recipes.is_shipped(entry.origin):
+            del gathered[*group, name]
 
 
 def _root(stage: str) -> type[PretrainConfig] | type[TrainConfig]:
@@ -218,6 +234,12 @@ def _override_layer(overrides: Overrides) -> dict[str, Any]:
         path = tuple(key.split("."))
         if len(path) == 1 and key in SHORTHANDS and not isinstance(value, Mapping):
             path = (key, SHORTHANDS[key])
+            if hasattr(value, "transitions"):
+                raise ConfigError(
+                    f"{key} is a Dataset in memory, and a run reads a file, so that it can be "
+                    "resumed: worldrl.data.export.export(dataset, Path('mine.npz')), then "
+                    "dataset=mine.npz"
+                )
         flat[path] = os.fspath(value) if isinstance(value, os.PathLike) else value
     return _nest_values(flat)
 
@@ -243,7 +265,13 @@ def _source(layers: list[Mapping[str, Any]]) -> object:
 
 
 def _task(source: object) -> str:
-    return source.removeprefix("d4rl:") if isinstance(source, str) and source[:5] == "d4rl:" else ""
+    """The D4RL name of a dataset: stated, or that of a file as D4RL calls it."""
+    if not isinstance(source, str):
+        return ""
+    if source[:5] == "d4rl:":
+        return source.removeprefix("d4rl:")
+    name, suffix = os.path.splitext(os.path.basename(source))
+    return name.replace("_", "-") if suffix in (".hdf5", ".h5") else ""
 
 
 def _merge(root: type[BaseModel], layer: Mapping[str, Any], origin: str, into: _Gathered) -> None:

@@ -147,6 +147,16 @@ class TerminationSettings(Settings):
         return self
 
 
+def _changed(settings: Settings, *but: str) -> list[str]:
+    """Names of what differs from its default."""
+    fields = type(settings).model_fields
+    return [
+        name
+        for name, field in fields.items()
+        if name not in but and getattr(settings, name) != field.default
+    ]
+
+
 class PenaltySettings(Settings):
     """Pessimism: reward - weight * penalty."""
 
@@ -154,6 +164,15 @@ class PenaltySettings(Settings):
     weight: PerMember[NonNegativeFloat] = 0.5
     scale: Literal["none", "dataset_quantile"] = "none"
     """dataset_quantile divides by the 0.95 quantile of the penalty on the data."""
+
+    @model_validator(mode="after")
+    def _is_used(self) -> Self:
+        if self.kind == "none" and (given := _changed(self, "kind")):
+            raise ValueError(
+                f"{' and '.join(given)} would be unused: kind is none. Set "
+                "imagination.penalty.kind=max_aleatoric or another one, or leave it out"
+            )
+        return self
 
 
 class StopSettings(Settings):
@@ -172,8 +191,7 @@ class StopSettings(Settings):
 
     @model_validator(mode="after")
     def _is_used(self) -> Self:
-        fields = type(self).model_fields
-        given = [name for name in fields if getattr(self, name) != fields[name].default]
+        given = _changed(self)
         if self.kind == "none" and given:
             raise ValueError(
                 f"{' and '.join(given)} would be unused: kind is none. Set "
@@ -197,7 +215,8 @@ class BranchedSettings(Settings):
     """Updates between refreshes."""
     retain: PositiveInt = 5
     """Refreshes kept in the synthetic buffer."""
-    real_ratio: float = Field(default=0.05, ge=0, le=1)
+    real_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a batch that is logged; to learn from the log alone, imagination=none."""
     clip_range: PositiveFloat | None = 0.5
     """Widen the data's observation range by this fraction and clip to it; None: no clip."""
 
@@ -242,7 +261,8 @@ class GuardSettings(Settings):
     imagined one where that is larger (up to the largest logged), plus entropy times temperature. A
     policy is kept as a good one while mean Q grows by less than a quarter of that."""
     critic_loss_growth: PositiveFloat = 100.0
-    """Trip when the critic loss exceeds this times its value right after the warm-up."""
+    """Trip when the critic loss exceeds this times its value right after the warm-up, or times the
+    logged rewards' mean square where that is larger."""
     warmup: NonNegativeInt = 2_000
     """Updates before the two growth guards may trip."""
 

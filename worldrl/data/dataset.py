@@ -6,6 +6,8 @@ written. How flat rows become episodes stands in :mod:`worldrl.data.episodes`.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -147,6 +149,9 @@ class Dataset:
                 because its successor is unknown.
             action_low, action_high: scalar or ``(A,)``, the environment's bounds.
 
+        Warns:
+            UserWarning: of what ``metadata.warnings`` holds: dropped rows, actions out of bounds.
+
         Raises:
             DataError: NaN or infinity, a wrong rank or length, no rows; names the array and row.
         """
@@ -156,12 +161,15 @@ class Dataset:
         rows = checked_rows(
             observations, actions, rewards, terminated, truncated, next_observations, Names(source)
         )
-        return assemble(
+        dataset = assemble(
             rows,
             Metadata(source, "", env_id, behaviour=behaviour),
             bounds=(action_low, action_high),
             max_episode_steps=max_episode_steps,
         )
+        for warning in dataset.metadata.warnings:
+            warnings.warn(warning, stacklevel=2)
+        return dataset
 
     @property
     def num_transitions(self) -> int:
@@ -286,7 +294,10 @@ class Dataset:
 
 
 def load(
-    source: str, *, env_id: str | None = None, max_episode_steps: int | None = None
+    source: str | os.PathLike[str],
+    *,
+    env_id: str | None = None,
+    max_episode_steps: int | None = None,
 ) -> Dataset:
     """Read a dataset.
 
@@ -300,7 +311,7 @@ def load(
     """
     from worldrl.data.readers import find_reader
 
-    reader, location = find_reader(source)
+    reader, location = find_reader(os.fspath(source))
     return reader(location, env_id=env_id, max_episode_steps=max_episode_steps)
 
 

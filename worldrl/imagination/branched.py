@@ -67,8 +67,9 @@ def branched_rollouts(
     step = prepare(step, model_calls(settings, num_updates, logged.reward.device))
     population = sum(len(seeds) for seeds in groups)
     horizons = per_member(settings.horizon, population)
-    bounds = observation_bounds(logged.observation, settings.clip_range)
-    known = logged_range(logged.observation, logged.reward)
+    states = torch.cat([logged.observation, logged.next_observation])
+    bounds = observation_bounds(states, settings.clip_range)
+    known = logged_range(states, logged.reward)
     found: list[Imagination] = []
     first = 0
     for seeds, world in zip(groups, worlds, strict=True):

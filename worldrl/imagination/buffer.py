@@ -7,6 +7,8 @@ slot to different lengths.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -89,6 +91,13 @@ def available_memory(device: torch.device) -> int | None:
     """Free bytes on ``device``; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    free = [
+        bytes for bytes in (_free_of_the_system(), _free_of_the_container()) if bytes is not None
+    ]
+    return min(free, default=None)
+
+
+def _free_of_the_system() -> int | None:
     try:
         with open("/proc/meminfo") as lines:
             for line in lines:
@@ -97,3 +106,16 @@ def available_memory(device: torch.device) -> int | None:
     except OSError:
         pass
     return None
+
+
+def _free_of_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """By cgroup version 2; its caches count as used there, and can be had back."""
+    try:
+        limit = int((folder / "memory.max").read_text())  # "max" without a limit
+        used = int((folder / "memory.current").read_text())
+        statistics = dict(
+            line.split() for line in (folder / "memory.stat").read_text().splitlines()
+        )
+        return limit - used + int(statistics.get("inactive_file", 0))
+    except (OSError, ValueError):
+        return None

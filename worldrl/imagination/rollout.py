@@ -333,7 +333,7 @@ def penalty_quantile(
 
 
 def logged_range(observation: Tensor, reward: Tensor) -> LoggedRange:
-    """Of the data's ``(num_rows, S)`` and ``(num_rows,)``."""
+    """Of the data's ``(n, S)``, the last of every episode too, and ``(num_rows,)``."""
     spread = observation.std(0, correction=0)
     return LoggedRange(
         observation.amin(0),
@@ -345,7 +345,7 @@ def logged_range(observation: Tensor, reward: Tensor) -> LoggedRange:
 
 
 def observation_bounds(observation: Tensor, widen: float | None) -> Bounds:
-    """The data's range ``(num_rows, S)``, each side widened by a fraction of it; None: no box."""
+    """The data's range ``(n, S)``, each side widened by a fraction of it; None: no box."""
     if widen is None:
         limit = torch.full_like(observation[0], math.inf)
         return Bounds(-limit, limit)

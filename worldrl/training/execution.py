@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 
@@ -34,12 +35,20 @@ class Execution:
     ) -> None:
         self.run, self.config, self.saved = run, config, saved
         before = saved.plain if saved else {}
-        self.device = device_of(config.device)
+        # auto was decided when the run began: another kind of device groups members otherwise.
+        auto = config.device == "auto"
+        self.device = device_of(before.get("device", "auto") if auto else config.device)
         self.determinism = set_determinism(
             before.get("threads", config.threads),
             self.device.type,
             before.get("flush_denormal", True),
         )
+        if before.get("flush_denormal") and not self.determinism.flush_denormal:
+            raise RunError(
+                f"{run.path} flushes denormal numbers to zero, and the threads that torch has "
+                "started in this process do not: the run would go on inexactly. Resume it in a "
+                f"process of its own: worldrl resume {run.path}"
+            )
         self.compile: dict[str, bool] = dict(before.get("compile", {}))
         self.groups = group_seeds(config.seed, config.population, self.device)
         settings = config.dataset
@@ -69,13 +78,18 @@ class Execution:
             self.compile[what] = should_compile(
                 self.config.compile, calls, worth_it_from, self.device
             )
-        self.session.plain = {
-            **self.session.plain,
+        self.session.plain = {**self.session.plain, **self.decisions}
+        return self.compile[what]
+
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """What was decided when the run began; a checkpoint holds it, and resuming keeps to it."""
+        return {
+            "device": self.device.type,
             "compile": dict(self.compile),
             "threads": self.determinism.threads,
             "flush_denormal": self.determinism.flush_denormal,
         }
-        return self.compile[what]
 
     def restore(self, stage: Stage) -> None:
         """Bring ``stage`` to where the run's checkpoint left it, if it is of this stage."""

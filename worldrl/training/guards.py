@@ -109,7 +109,7 @@ def check(
         values=_recent(memory.values, step, reading.value),
         fast_since=(memory.fast_since or step) if fast else None,
     )
-    trip = _trip(guard, step, loss, reading, memory)
+    trip = _trip(guard, step, loss, reading, memory, scale)
     if trip is None and reading.value_growth <= CALM * most:
         memory = memory._replace(good_step=step)
     return Verdict(trip, memory, reading)
@@ -118,6 +118,8 @@ def check(
 def remedy(config: TrainConfig) -> str:
     """The settings to change when a member was stopped."""
     imagination = config.imagination
+    if config.learner.kind == "bc":
+        return "lower learner.learning_rate"
     if imagination.kind == "none":
         return (
             "lower learner.critic_learning_rate or learner.target_rate, set "
@@ -128,8 +130,9 @@ def remedy(config: TrainConfig) -> str:
     return (
         f"{weight} imagination.penalty.{'kind' if weight == 'set' else 'weight'}, "
         f"{stop} imagination.stop.{'kind' if stop == 'set' else 'quantile'}, "
-        "lower imagination.horizon, raise imagination.real_ratio, or train the model longer "
-        "(model.max_epochs, model.patience)"
+        "lower imagination.horizon, raise imagination.real_ratio, or train "
+        f"{'the' if config.model.source is None else 'another'} model longer (model.max_epochs, "
+        "model.patience)"
     )
 
 
@@ -151,7 +154,7 @@ def read(metrics: Mapping[str, float], step: int, scale: Scale, memory: Memory) 
 
 
 def _trip(
-    guard: GuardSettings, step: int, loss: float, reading: Reading, memory: Memory
+    guard: GuardSettings, step: int, loss: float, reading: Reading, memory: Memory, scale: Scale
 ) -> Trip | None:
     value, limit, growth, pace = reading
     if abs(value) > guard.value_bound * limit:
@@ -168,11 +171,14 @@ def _trip(
             f"optimism",
             step,
         )
-    reference = None if memory.reference_loss is None else max(memory.reference_loss, 1e-8)
-    if reference is not None and loss > guard.critic_loss_growth * reference:
+    if memory.reference_loss is None:
+        return None
+    # Where rewards are rare there is hardly a loss at first: to be wrong by a reward is healthy.
+    reference = max(memory.reference_loss, scale.reward_rms**2, 1e-8)
+    if loss > guard.critic_loss_growth * reference:
         return Trip(
             f"the critic loss is {loss:.4g}, {loss / reference:.0f} times its value after "
-            f"the warm-up ({reference:.4g}): the critic is diverging",
+            f"the warm-up, or the squared reward ({reference:.4g}): the critic is diverging",
             step,
         )
     return None

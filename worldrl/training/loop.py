@@ -74,9 +74,14 @@ def run_stage(
     session.write_status("running", stage)
     unit = "updates" if stage.name == "train" else "steps"
     with Progress(stage.name, stage.total, unit, session.quiet, stage.step) as progress:
+
+        def watched() -> bool:
+            progress.update(stage.step)
+            return session.stop.requested
+
         while not stage.finished:
             until = _next_event(stage, config.log_every, config.checkpoint_every, eval_every)
-            stage.advance(until, lambda: session.stop.requested)
+            stage.advance(until, watched)
             step, whole = stage.step, stage.step == until or stage.finished
             if whole and (step % config.log_every == 0 or stage.finished):
                 last = stage.report()
@@ -88,6 +93,7 @@ def run_stage(
                 save(stage, session, last)
             if session.stop.exit_code is not None and not stage.finished:
                 save(stage, session, last)
+                progress.update(stage.step)
                 session.write_status("interrupted", stage, last)
                 raise StoppedEarly(session.stop.exit_code)
     return last

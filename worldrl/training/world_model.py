@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,8 @@ def of_seeds(model: WorldModel, seeds: Sequence[int], where: str) -> WorldModel:
             "with theirs."
         )
     chosen = [0 if missing else trained.index(seed) for seed in seeds]
-    facts = {**model.facts, "seeds": list(seeds), "shared_model": len(set(chosen)) < len(chosen)}
+    shared = model.facts.get("shared_model", False) or len(set(chosen)) < len(chosen)
+    facts = {**model.facts, "seeds": list(seeds), "shared_model": shared}
     return WorldModel(members(model.world, chosen), facts)
 
 
@@ -194,6 +196,15 @@ def with_termination(
             none.
     """
     if settings == TerminationSettings():
+        own = find_formula(env_id, logged.observation_size)
+        recorded = model.facts["termination"]
+        if own is not None and own[0] != recorded.get("task"):
+            print(
+                f"worldrl: warning: imagined episodes end as the given model was told "
+                f"({recorded.get('task', recorded['kind'])}), not as those of {env_id} do; "
+                "termination.kind=formula takes that environment's rule",
+                file=sys.stderr,
+            )
         return model
     known = logged.next_known.nonzero().squeeze(1)
     decision = where_episodes_end(settings, env_id, logged, known)

@@ -101,20 +101,27 @@ def _folder(location: str) -> str:
 
 
 def _refuse_links(path: Path, source: str) -> None:
-    def external(name: str, link: object) -> str | None:
-        return f"'{name}' to {link.filename}" if isinstance(link, h5py.ExternalLink) else None
-
     for file in sorted(path.glob("*.hdf5")):
         try:
             with h5py.File(file, "r") as opened:
-                found = opened.visititems_links(external)
+                found = opened.visititems_links(_external) or opened.visititems(_stored_elsewhere)
         except Exception as error:  # h5py reports damage with any type
             raise DataError(f"{file} cannot be read as HDF5: {one_line(error)}") from None
         if found is not None:
             raise DataError(
-                f"{source} links {found}; links are not followed, because a dataset must not reach "
-                "into other files"
+                f"{source}: {found}; that is not followed, because a dataset must not reach into "
+                "other files"
             )
+
+
+def _external(name: str, link: object) -> str | None:
+    return f"'{name}' links to {link.filename}" if isinstance(link, h5py.ExternalLink) else None
+
+
+def _stored_elsewhere(name: str, item: object) -> str | None:
+    if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+        return f"the values of '{name}' are stored in another file"
+    return None
 
 
 def _joined(values: Any, source: str, what: str) -> NDArray[Any]:
