@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from worldrl.cli.main import main
+from worldrl.cli.stage import finish
 from worldrl.config.loader import load_config
+from worldrl.training.run import RunResult
 
 QUICK = ["num_updates=20", "learner.hidden=16", "learner.batch_size=16", "log_every=10"]
 RESULT = {"run", "steps", "seconds", "metrics", "status"}
@@ -93,3 +96,18 @@ def test_errors_of_the_data_and_the_directory_are_paragraphs(
         assert captured.out == ""
         assert captured.err.startswith("worldrl: ")
         assert "Traceback" not in captured.err
+
+
+def test_a_stopped_run_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = RunResult(Path("runs/a"), 10, 1.0, {}, "interrupted", 75)
+    with pytest.raises(typer.Exit) as end:
+        finish(lambda: stopped, as_json=True)
+    assert end.value.exit_code == 75
+    assert "stopped and saved; go on with: worldrl resume runs/a" in capsys.readouterr().err
+
+
+def test_an_option_in_place_of_a_setting_is_told_how_settings_are_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "mopo", "--dataset", "x"]) == 2
+    assert "Settings are written key=value: dataset=FILE" in capsys.readouterr().err

@@ -36,6 +36,8 @@ sys.exit(code)
         (["config", "--help"], 0),
         (["config", "list"], 0),
         (["config", "show", "mopo"], 0),
+        (["config", "explain"], 0),
+        (["config", "explain", "learner.critc"], 2),
         (["config", "show", "ensemble", "--json"], 0),
         (["config", "show", "mopo", "dataset=d4rl:hopper-medium-v2", "learner.init=edac"], 0),
         (["config", "show", "mopo", "learner.hiden=3"], 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated
 
 import typer
@@ -47,3 +48,23 @@ def show(
         print_json(yaml_subset.parse(text, "settings"))
     else:
         print(text, end="")
+
+
+@app.command("explain")
+def explain_settings(
+    key: Annotated[str, typer.Argument(help="A setting or a group; all without one.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what settings mean, what values they take, and what holds without a recipe."""
+    from worldrl.config.explain import explain
+
+    found = explain(key)
+    if as_json:
+        print_json({"settings": [one._asdict() for one in found]})
+        return
+    for one in found:
+        kind = f"  (of kind {one.kind})" if one.kind else ""
+        print(f"{one.key}={one.default}{kind}")
+        for text in one.values, one.meaning:
+            if text:
+                print(textwrap.fill(text, 96, initial_indent="    ", subsequent_indent="    "))

@@ -18,6 +18,7 @@ class LearnerSettings(Settings):
     """What every learner has."""
 
     batch_size: PositiveInt = 256
+    """Rows of an update."""
 
 
 class SACSettings(LearnerSettings):
@@ -27,11 +28,14 @@ class SACSettings(LearnerSettings):
     discount: PerMember[Discount] = 0.99
     hidden: Hidden = (256, 256)
     num_critics: PositiveInt = 2
+    """Targets take the least of them."""
     actor_learning_rate: PerMember[PositiveFloat] = 1e-4
     critic_learning_rate: PerMember[PositiveFloat] = 3e-4
     temperature_learning_rate: PerMember[PositiveFloat] = 1e-4
     target_rate: PerMember[Share] = 0.005
+    """Share of the critic that its target network takes over at every update."""
     temperature: Literal["auto", "fixed"] = "auto"
+    """auto: learned, so that the policy's entropy nears `target_entropy`."""
     initial_temperature: PerMember[PositiveFloat] = 1.0
     max_temperature: PerMember[PositiveFloat] | None = 1.0
     """Of a learned temperature."""
@@ -39,9 +43,13 @@ class SACSettings(LearnerSettings):
     """None: `entropy_per_action` times the number of action dimensions."""
     entropy_per_action: PerMember[float] = -1.0
     entropy_in_target: bool = True
+    """Count the entropy to come in the critics' targets."""
     actor_schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the actor's learning rate; cosine ends at 0."""
     layer_norm: bool = False
+    """In the critics."""
     init: Literal["default", "edac"] = "default"
+    """Of the networks; edac: biases of 0.1, and last layers close to 0."""
 
 
 class BCSettings(LearnerSettings):

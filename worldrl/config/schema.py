@@ -97,6 +97,8 @@ class EnsembleSettings(Settings):
     num_elites: PositiveInt = 5
     layer_norm: bool = False
     normalize_targets: bool = False
+    """Learn changes and rewards in units of their deviation in the data: needed where those are
+    unlike."""
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
         2.5e-5,
@@ -161,6 +163,9 @@ class PenaltySettings(Settings):
     """Pessimism: reward - weight * penalty."""
 
     kind: PenaltyKind = "max_aleatoric"
+    """Of the ensemble's members: none; max_aleatoric, the largest norm of a deviation (MOPO);
+    max_dev_from_mean, the largest distance of a mean from their mean; max_pairwise_diff, of two
+    means (MOReL); ensemble_std, deviation of their mixture; mean_std, deviation of their means."""
     weight: PerMember[NonNegativeFloat] = 0.5
     scale: Literal["none", "dataset_quantile"] = "none"
     """dataset_quantile divides by the 0.95 quantile of the penalty on the data."""
@@ -207,6 +212,7 @@ class BranchedSettings(Settings):
 
     kind: Literal["branched"] = "branched"
     horizon: PerMember[PositiveInt] = 5
+    """Steps of an imagined rollout at most."""
     penalty: PenaltySettings = PenaltySettings()
     stop: StopSettings = StopSettings()
     batch_size: PositiveInt = 50_000
@@ -274,13 +280,19 @@ class RunSettings(Settings):
     population: PositiveInt = 1
     """Members trained in one process; member i is the run with seed + i."""
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
     precision: Literal["float32", "bf16"] = "float32"
+    """Of matrix products; weights, losses and optimisers stay float32."""
     compile: Literal["auto"] | bool = "auto"
+    """auto: where the run is long enough to repay the tens of seconds that compiling takes."""
     threads: PositiveInt | None = None
+    """Of one operation on a CPU; None is torch's choice, all cores. 1 where others use them."""
     log_every: PositiveInt = 1_000
+    """Updates between lines of metrics.jsonl; the guards look as often."""
     checkpoint_every: PositiveInt = 10_000
     keep_checkpoints: PositiveInt = 2
     tensorboard: bool = False
+    """Write event files beside metrics.jsonl."""
 
     @field_validator("device")
     @classmethod

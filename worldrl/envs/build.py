@@ -106,6 +106,7 @@ def _register_atari() -> None:
             "Atari environments need the package 'ale-py', which is not installed. "
             "Run: pip install ale-py"
         ) from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else it greets on standard error
     gymnasium.register_envs(ale_py)
 
 
