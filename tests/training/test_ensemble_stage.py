@@ -273,10 +273,10 @@ def test_holdout_error_is_that_of_the_mean_prediction():
     ensemble = Ensemble(group.parameters, group.inputs, group.targets, torch.zeros(2, 1).long())
     errors = group.holdout_error(group.parameters)
     for seed in range(2):
-        rows = group.holdout[seed]
-        pair = logged.observation[rows].expand(2, -1, -1), logged.action[rows].expand(2, -1, -1)
+        held = logged.at(group.holdout[seed])
+        pair = held.observation.expand(2, -1, -1), held.action.expand(2, -1, -1)
         predicted = ensemble.predict(*pair).mean[seed]
-        truth = torch.cat([logged.rows[rows, -1 - S : -1], logged.reward[rows, None]], 1)
+        truth = torch.cat([held.next_observation, held.reward[:, None]], 1)
         torch.testing.assert_close(errors[seed], (predicted - truth).square().mean((1, 2)))
 
 

@@ -59,15 +59,16 @@ def test_rows_are_the_transitions_with_actions_in_the_unit_box():
 def test_parts_are_views_of_the_rows():
     found = logged(dataset(), CPU)
     found.rows[4] = torch.arange(10.0)
-    assert found.observation[4].tolist() == [0, 1, 2]
-    assert found.action[4].tolist() == [3, 4]
-    assert found.reward[4] == 5
+    assert found.transitions.observation[4].tolist() == [0, 1, 2]
+    assert found.transitions.action[4].tolist() == [3, 4]
+    assert found.transitions.reward[4] == 5
+    assert found.at(torch.tensor([4])).next_observation.tolist() == [[6, 7, 8]]
 
 
 def test_actions_beyond_the_bounds_are_clipped():
     actions = arrays()["actions"]
     actions[2] = [-3.0, 11.0]
-    found = logged(dataset(actions=actions), CPU)
+    found = logged(dataset(actions=actions), CPU).transitions
     assert found.action[2].tolist() == [-1, 1]
     assert found.action.abs().max() <= 1
 

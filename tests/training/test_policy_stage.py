@@ -304,9 +304,12 @@ def test_without_imagination_nothing_is_imagined(groups):
 def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
     penalty = {"kind": "max_aleatoric", "weight": 0.7, "scale": "dataset_quantile"}
     found = rollouts_of(config({"penalty": penalty})).pessimism
-    logged = logged_rows()
+    logged = logged_rows().transitions
     wanted = penalty_quantile(
-        world_of(SEEDS).ensemble, PENALTIES["max_aleatoric"], logged.observation, logged.action
+        world_of(SEEDS).ensemble,
+        PENALTIES["max_aleatoric"],
+        logged.observation,
+        logged.action,
     )
     torch.testing.assert_close(found.scale, wanted)
     assert found.weight.tolist() == pytest.approx([0.7] * 3)
@@ -316,9 +319,13 @@ def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
 def test_a_stop_has_a_quantile_of_its_measure_on_the_data_as_its_limit():
     stop = {"kind": "absorb", "measure": "mean_std", "quantile": 0.8, "cost": 3.0}
     settings = config({"stop": stop | {"factor": (1.0, 2.0, 0.5)}})
-    logged, found = logged_rows(), rollouts_of(settings).pessimism
+    logged, found = logged_rows().transitions, rollouts_of(settings).pessimism
     wanted = penalty_quantile(
-        world_of(SEEDS).ensemble, PENALTIES["mean_std"], logged.observation, logged.action, 0.8
+        world_of(SEEDS).ensemble,
+        PENALTIES["mean_std"],
+        logged.observation,
+        logged.action,
+        0.8,
     )
     torch.testing.assert_close(found.limit, wanted * torch.tensor([1.0, 2.0, 0.5]))
     assert found.floor.tolist() == [logged.reward.min().item() - 3.0] * 3

@@ -19,7 +19,7 @@ from worldrl.config.schema import StopKind
 from worldrl.models.ensemble import Ensemble
 from worldrl.models.world import World
 from worldrl.random import draw
-from worldrl.rows import pack
+from worldrl.rows import pack, unpack
 from worldrl.types import Parameters, Penalty, Transitions
 
 #: Rows that one model call works on, over all members: their activations then stay in cache.
@@ -245,7 +245,7 @@ def imagine(
             written[member] += count
         if max(live) == 0:
             break
-        observation = rows[..., observation_size + action_size + 1 : -1]
+        observation = unpack(rows, observation_size, action_size).next_observation
     return torch.tensor(written, device=device), tally.health()
 
 

@@ -32,7 +32,7 @@ from worldrl.random import draw, generator
 from worldrl.training.compilation import compiled
 from worldrl.training.logged import Logged
 from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
-from worldrl.types import Parameters
+from worldrl.types import Parameters, Transitions
 
 STEPS_PER_CALL = 50  # between looks at the stop request
 
@@ -152,7 +152,7 @@ class EnsembleGroup:
         self.batch_size = min(settings.batch_size, count)
         self.steps_per_epoch = count // self.batch_size
 
-        pairs = torch.cat([logged.observation, logged.action], 1)
+        pairs = torch.cat(logged.transitions[:2], 1)
         self.inputs = fit_standardizer(pairs, self.train)
         self.targets = _target_standardizer(settings, logged, self.train)
         self.parameters = {
@@ -298,21 +298,21 @@ def _model_batch(
     logged: Logged, rows: Tensor, inputs: Standardizer, targets: Standardizer
 ) -> tuple[Tensor, Tensor]:
     """Standardised inputs and targets of logged ``rows`` ``(P, ...)``."""
-    size, width = logged.observation_size, logged.action_size
-    observation, action, reward, next_observation, _ = torch.split(
-        logged.rows[rows], [size, width, 1, size, 1], -1
-    )
-    delta = torch.cat([next_observation - observation, reward], -1)
+    batch = logged.at(rows)
     shape = (rows.shape[0], *(1,) * (rows.dim() - 1), -1)
-    scaled = (delta - targets.mean.view(shape)) / targets.scale.view(shape)
-    return standardize(inputs, observation, action), scaled
+    scaled = (_changes(batch) - targets.mean.view(shape)) / targets.scale.view(shape)
+    return standardize(inputs, batch.observation, batch.action), scaled
+
+
+def _changes(batch: Transitions) -> Tensor:
+    """What a model predicts, ``(..., S + 1)``: the change of the observation, and the reward."""
+    delta = batch.next_observation - batch.observation
+    return torch.cat([delta, batch.reward[..., None]], -1)
 
 
 def _target_standardizer(settings: EnsembleSettings, logged: Logged, train: Tensor) -> Standardizer:
     if settings.normalize_targets:
-        size = logged.observation_size
-        delta = logged.rows[:, -1 - size : -1] - logged.observation
-        return fit_standardizer(torch.cat([delta, logged.reward[:, None]], 1), train)
+        return fit_standardizer(_changes(logged.transitions), train)
     shape = (train.shape[0], logged.observation_size + 1)
     zero = torch.zeros(shape, device=train.device)
     return Standardizer(zero, zero + 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldrl.data.actions import to_unit
 from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
-from worldrl.rows import pack
+from worldrl.rows import pack, unpack
 from worldrl.types import Transitions
 
 
@@ -27,19 +27,13 @@ class Logged(NamedTuple):
     action_high: np.ndarray  # (A,)
 
     @property
-    def observation(self) -> Tensor:
-        """``(num_rows, S)``, a view."""
-        return self.rows[:, : self.observation_size]
+    def transitions(self) -> Transitions:
+        """``(num_rows, ...)``, views."""
+        return unpack(self.rows, self.observation_size, self.action_size)
 
-    @property
-    def action(self) -> Tensor:
-        """``(num_rows, A)``, a view."""
-        return self.rows[:, self.observation_size : self.observation_size + self.action_size]
-
-    @property
-    def reward(self) -> Tensor:
-        """``(num_rows,)``, a view."""
-        return self.rows[:, self.observation_size + self.action_size]
+    def at(self, rows: Tensor) -> Transitions:
+        """``(...)`` row numbers to transitions ``(..., ...)``."""
+        return unpack(self.rows[rows], self.observation_size, self.action_size)
 
 
 def logged(dataset: Dataset, device: torch.device) -> Logged:

@@ -15,7 +15,6 @@ from worldrl.evaluation.model_error import ModelErrorReport, measure, segments
 from worldrl.imagination.rollout import Ends
 from worldrl.models.world import World
 from worldrl.random import generator
-from worldrl.rows import unpack
 from worldrl.training.logged import Logged
 
 #: With fewer episodes none can be spared.
@@ -61,7 +60,7 @@ def measure_world(
             logged.action_high,
             device=logged.rows.device,
         )
-    batch = unpack(logged.rows[holdout], logged.observation_size, logged.action_size)
+    batch = logged.at(holdout)
 
     def rule(observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         return ends(world.terminator, observation, action, next_observation)

@@ -236,8 +236,8 @@ class PolicyGroup:
 def value_scales(logged: Logged, settings: Mapping[str, Tensor]) -> list[Scale]:
     """What values can be, for each member: no lag without a target network, of a learner without
     values a reward."""
-    largest = float(logged.reward.abs().max())
-    typical = float(logged.reward.square().mean().sqrt())
+    largest = float(logged.transitions.reward.abs().max())
+    typical = float(logged.transitions.reward.square().mean().sqrt())
     one = torch.ones_like(next(iter(settings.values())))
     discounts = settings.get("discount", 0 * one)
     lags = 1 / settings.get("target_rate", one)

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
-import torch
-from torch import Tensor
-
-from worldrl.errors import ConfigError, RunError
-from worldrl.models.world import World
-from worldrl.rows import unpack
-from worldrl.strict_json import finite
-from worldrl.training.ensemble import EnsembleStage, holdout_size
+from worldrl.errors import RunError
+from worldrl.registry import Registry
 from worldrl.training.execution import Execution
-from worldrl.training.loop import StoppedEarly, run_stage
-from worldrl.training.model_report import choose_test_episodes, measure_world, summary
 from worldrl.training.run_directory import RunDirectory
-from worldrl.training.stages import flat, join
-from worldrl.training.termination import fit_termination
 from worldrl.training.world_model import (
     WorldModel,
     check_fits,
-    ends_function,
-    ensemble_from,
     load_world,
     of_seeds,
     save_world,
-    where_episodes_end,
     with_termination,
 )
 
-#: Steps from which compiling, tens of seconds with a cold cache, is repaid on a CPU.
-STEPS_WORTH_COMPILING = 6_000
+#: Learns a model of one kind as the execution's configuration says.
+ModelTrainer: TypeAlias = Callable[[Execution], WorldModel]
+
+MODELS: Registry[ModelTrainer] = Registry(
+    "model", {"ensemble": "worldrl.training.pretrain_ensemble:pretrain_ensemble"}
+)
 
 
 def world_of(execution: Execution) -> WorldModel:
@@ -42,7 +35,7 @@ def world_of(execution: Execution) -> WorldModel:
         if config.model.source is not None:
             model = _borrowed(execution, Path(config.model.source))
         else:
-            model = _pretrain(execution)
+            model = MODELS[config.model.kind](execution)
         save_world(run.model, model)
     model = load_world(run.model, execution.device)
     check_fits(model, execution.logged, str(run.model))
@@ -67,66 +60,3 @@ def _borrowed(execution: Execution, source: Path) -> WorldModel:
             file=sys.stderr,
         )
     return with_termination(model, execution.config.termination, metadata.env_id, execution.logged)
-
-
-def _pretrain(execution: Execution) -> WorldModel:
-    config, logged = execution.config, execution.logged
-    env_id = execution.dataset.metadata.env_id
-    test = choose_test_episodes(execution.dataset, config.model.test_ratio)
-    trainable = logged.next_known & ~torch.from_numpy(test).to(execution.device)[logged.episode]
-    rows = trainable.nonzero().squeeze(1)
-    if len(rows) < 2:
-        raise ConfigError(
-            f"{config.dataset.source} has {len(rows)} transition(s) with a known next "
-            "observation; a model needs at least 2, and thousands to be of use."
-        )
-    decision = where_episodes_end(config.termination, env_id, logged, rows)
-    per_epoch = max((len(rows) - holdout_size(config.model, len(rows))), 1)
-    epochs = config.model.max_epochs or 30  # what early stopping usually takes
-    # Of one member: it is compiled where its lone run is.
-    calls = per_epoch // config.model.batch_size * epochs
-    stage = EnsembleStage(
-        config.model,
-        execution.groups,
-        logged,
-        rows,
-        execution.compiles("pretrain", calls, STEPS_WORTH_COMPILING),
-        config.precision == "bf16",
-    )
-    execution.restore(stage)
-    metrics = run_stage(stage, execution.session)
-    stage.check_learned()
-    terminator: dict[str, Tensor] = {}
-    if decision["kind"] == "learned":
-        transitions = unpack(logged.rows[rows], logged.observation_size, logged.action_size)
-        stop = execution.session.stop
-        learned = fit_termination(
-            transitions, logged.episode[rows], execution.seeds, lambda: stop.requested
-        )
-        if stop.exit_code is not None:  # the model is saved: resuming comes here again
-            execution.session.write_status("interrupted", stage)
-            raise StoppedEarly(stop.exit_code)
-        terminator = learned.parameters
-        decision |= finite(learned.holdout._asdict())
-    tensors = join([flat(ensemble) for ensemble in stage.ensembles()])
-    world = World(ensemble_from(tensors), terminator)
-    ends = ends_function(decision, logged.observation_size)
-    quality = measure_world(
-        world, execution.dataset, logged, test, stage.holdout(), execution.seeds, ends
-    )
-    facts = {
-        "observation_size": logged.observation_size,
-        "action_size": logged.action_size,
-        "action_low": logged.action_low.tolist(),
-        "action_high": logged.action_high.tolist(),
-        "env_id": env_id,
-        "dataset_sha256": execution.dataset.metadata.sha256,
-        "seeds": execution.seeds,
-        "shared_model": False,
-        "settings": config.model.model_dump(mode="json"),
-        "termination": decision,
-        "steps": stage.step,
-        "metrics": finite(metrics | summary(quality)),
-        "quality": quality.to_json(),
-    }
-    return WorldModel(world, facts)

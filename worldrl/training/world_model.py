@@ -167,7 +167,8 @@ def where_episodes_end(
         )
     if settings.kind in ("auto", "formula") and found is not None:
         return {"kind": "formula", "task": found[0]}
-    ends = bool(logged.rows[:, -1].any())
+    terminated = logged.transitions.terminated
+    ends = bool(terminated.any())
     if settings.kind == "learned" and not ends:
         raise ConfigError(
             "termination.kind=learned, but no logged episode ends: there is nothing to learn "
@@ -175,7 +176,7 @@ def where_episodes_end(
         )
     if settings.kind == "never" or not ends:
         return {"kind": "never"}
-    if not bool(logged.rows[rows, -1].any()):
+    if not bool(terminated[rows].any()):
         raise ConfigError(
             f"logged episodes end, but no rule can be learned from them for environment {env_id!r}"
             ": the next observations of the terminal rows are not in the data, or all those "
