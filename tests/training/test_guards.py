@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from json import dumps, loads
 
 import pytest
 
+from worldrl.config.fields import as_text
+from worldrl.config.loader import load_config
 from worldrl.config.schema import GuardSettings, TrainConfig
 from worldrl.training.guards import Memory, Scale, Trip, Verdict, check, remedy
 
@@ -224,3 +227,21 @@ def test_the_settings_to_change_are_the_ones_the_run_has(imagination, named):
     assert all(setting in text for setting in named)
     assert ("imagination" in text) == (imagination["kind"] != "none")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("recipe", ["mopo", "mbpo", "pendulum", "sac", "bc"])
+def test_every_setting_that_is_named_can_be_changed(recipe):
+    given = ["dataset=x"]
+    config = load_config("train", recipe, given)
+    settings = config.model_dump(mode="json")
+    named = re.findall(r"(?:imagination|learner|model)\.[a-z_.]*[a-z]", remedy(config))
+    assert named
+    for key in named:
+        value = settings
+        for part in key.split("."):
+            value = value[part]
+        changed = {"none": "ensemble_std" if "penalty" in key else "truncate"}.get(value, value)
+        changed = 7 if changed is None else changed
+        found = load_config("train", recipe, [*given, f"{key}={as_text(changed)}"])
+        if key == "imagination.penalty.kind":
+            assert found.imagination.penalty.weight > 0

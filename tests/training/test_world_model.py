@@ -224,6 +224,16 @@ def test_a_given_model_ends_episodes_as_asked():
         decided(formula, kind="learned")
 
 
+def test_a_given_model_with_another_rule_than_the_environments_is_said(capsys):
+    rows = logged(size=17)
+    for had, said in ("halfcheetah", False), ("walker2d", True):
+        given = model(termination={"kind": "formula", "task": had})
+        found = with_termination(given, TerminationSettings(), "HalfCheetah-v5", rows)
+        assert found is given
+        warned = f"as the given model was told ({had}), not as those of HalfCheetah-v5"
+        assert (warned in capsys.readouterr().err) == said
+
+
 def test_learned_ends_are_those_of_the_head():
     given = world(learned_ends=True)
     rule = ends_function({"kind": "learned", "precision": [1.0]}, S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -56,6 +58,7 @@ def pretrain_ensemble(execution: Execution) -> WorldModel:
     terminator: dict[str, Tensor] = {}
     if decision["kind"] == "learned":
         stop = execution.session.stop
+        _say(execution, "learning where episodes end ...")
         learned = fit_termination(
             logged.at(rows), logged.episode[rows], execution.seeds, lambda: stop.requested
         )
@@ -67,6 +70,7 @@ def pretrain_ensemble(execution: Execution) -> WorldModel:
     tensors = join([flat(ensemble) for ensemble in stage.ensembles()])
     world = World(ensemble_from(tensors), terminator)
     ends = ends_function(decision, logged.observation_size)
+    _say(execution, "measuring the model ...")
     quality = measure_world(
         world, execution.dataset, logged, test, stage.holdout(), execution.seeds, ends
     )
@@ -86,3 +90,9 @@ def pretrain_ensemble(execution: Execution) -> WorldModel:
         "quality": quality.to_json(),
     }
     return WorldModel(world, facts)
+
+
+def _say(execution: Execution, what: str) -> None:
+    """Work that is neither steps nor updates: it would pass in silence."""
+    if not execution.session.quiet:
+        print(f"worldrl: {what}", file=sys.stderr)
