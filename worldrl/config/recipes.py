@@ -8,8 +8,8 @@ A recipe file holds settings and, beside them, up to three keys that are no sett
     ``pretrain`` or ``train``, where the file wants to be sure,
 ``tasks``
     settings of single tasks, by D4RL name; the row of ``hopper-medium-v2`` is taken when
-    ``dataset.source`` is ``d4rl:hopper-medium-v2`` or a file of that name, and the row ``other`` when it is a dataset that
-    no row names.
+    ``dataset.source`` is ``d4rl:hopper-medium-v2`` or a file of that name, and the row ``other``
+    when it is a dataset that no row names.
 """
 
 from __future__ import annotations
