@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldrl.models.mlp import at_least_float32, mlp
+from worldrl.models.mlp import at_least_float32, mlp, stack
 from worldrl.types import Parameters, Prediction
 
 #: Normalised inputs are clipped here: far outside the data a member should saturate, not explode.
@@ -99,7 +99,7 @@ def init_ensemble(
         one["max_log_variance"] = torch.full((observation_size + 1,), 0.5, device=device)
         one["min_log_variance"] = torch.full((observation_size + 1,), -10.0, device=device)
         members.append(one)
-    return {name: torch.stack([one[name] for one in members]) for name in members[0]}
+    return stack(members)
 
 
 def standardize(inputs: Standardizer, observation: Tensor, action: Tensor) -> Tensor:

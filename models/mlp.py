@@ -47,6 +47,11 @@ def init_uniform(
     return parameters
 
 
+def stack(members: Sequence[Parameters]) -> Parameters:
+    """Networks of the same shape as one, with a population axis in front."""
+    return {name: torch.stack([one[name] for one in members]) for name in members[0]}
+
+
 def num_layers(parameters: Parameters) -> int:
     """Linear layers in the network."""
     return sum(name.startswith("weight.") for name in parameters)

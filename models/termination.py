@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldrl.models.mlp import init_uniform, scalar_mlp
+from worldrl.models.ensemble import INPUT_CLIP
+from worldrl.models.mlp import init_uniform, scalar_mlp, stack
 from worldrl.types import Parameters, Transitions
 
-#: Normalised inputs are clipped here, as in the dynamics ensemble.
-INPUT_CLIP = 10.0
 MAX_END_WEIGHT = 20.0
 
 
@@ -46,7 +45,7 @@ def initialise(
         one["input_scale"] = torch.ones(width, device=device)
         one["threshold"] = torch.full((), 0.5, device=device)
         members.append(one)
-    return {name: torch.stack([one[name] for one in members]) for name in members[0]}
+    return stack(members)
 
 
 def logits(

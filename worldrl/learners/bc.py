@@ -10,7 +10,7 @@ from torch.func import grad_and_value
 
 from worldrl.config.learners import BCSettings
 from worldrl.learners.settings import settings_tensors
-from worldrl.models.mlp import at_least_float32, init_uniform, mlp
+from worldrl.models.mlp import at_least_float32, init_uniform, mlp, stack
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
 from worldrl.types import LearnerState, Metrics, Parameters, Transitions
@@ -32,9 +32,7 @@ class BehaviourCloning:
     ) -> LearnerState:
         """Fresh networks, one generator per member."""
         members = [init_uniform(self.sizes, (), generator(seed, "bc.actor")) for seed in seeds]
-        actor = {
-            name: torch.stack([one[name] for one in members]).to(device) for name in members[0]
-        }
+        actor = {name: value.to(device) for name, value in stack(members).items()}
         numbers = {"learning_rate": self.settings.learning_rate}
         return {
             "settings": settings_tensors(numbers, first, len(seeds), device),

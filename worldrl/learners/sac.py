@@ -17,7 +17,7 @@ from torch.func import grad_and_value
 from worldrl.config.learners import SACSettings
 from worldrl.learners.policies import tanh_gaussian
 from worldrl.learners.settings import settings_tensors
-from worldrl.models.mlp import at_least_float32, init_uniform, scalar_mlp
+from worldrl.models.mlp import at_least_float32, init_uniform, scalar_mlp, stack
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
 from worldrl.types import LearnerState, Metrics, Parameters, Transitions
@@ -188,7 +188,7 @@ def _times(value: float | tuple[float, ...], factor: int) -> float | tuple[float
 
 
 def _stack(members: list[Parameters], device: torch.device) -> Parameters:
-    return {name: torch.stack([one[name] for one in members]).to(device) for name in members[0]}
+    return {name: value.to(device) for name, value in stack(members).items()}
 
 
 def _edac_init(parameters: Parameters, head: float, generator: torch.Generator) -> None:
