@@ -24,6 +24,7 @@ import yaml
 import worldrl
 from worldrl.envs import reference_scores
 from worldrl.evaluation.statistics import normalized_score
+from worldrl.training.environment import git_revision
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -47,6 +48,10 @@ def data_baselines(dataset: Any) -> dict[str, float]:
 
 def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Path | None) -> None:
     """Train, score and record one experiment."""
+    if (git := git_revision(ROOT)) is None or git["modified"]:
+        print(
+            "records: these sources are no clean checkout: the record cannot say which code made it"
+        )
     source = data / experiment["dataset"]
     overrides = {"dataset.source": str(source), **experiment["overrides"]}
     if model is not None:
@@ -115,7 +120,7 @@ def _settings(out: Path) -> dict[str, Any]:
 
 
 def _updates(record: dict[str, Any]) -> int:
-    updates: int = record.get("settings", record["overrides"])["num_updates"]
+    updates: int = record["settings"]["num_updates"]
     return updates
 
 
@@ -125,11 +130,12 @@ def table(experiments: dict[str, Any]) -> str:
         "# Results",
         "",
         "Built by `tools/records table` from the records beside this page; each row is made again",
-        "by `tools/records run NAME`. Scores are of the last policy, mean ± deviation over seeds,",
-        f"{EPISODES} deterministic episodes each; in brackets the normalised score (0 is a",
-        "random policy, 100 an expert, by D4RL's reference returns). Data columns are mean returns",
-        "of all episodes, of the last tenth recorded, and of the best tenth; hours marked * are",
-        "without the world model's, which was trained by the same settings in a run of its own.",
+        "by `tools/records run NAME`. Scores are of the last policy, mean ± deviation over seeds",
+        f"(of one seed: over episodes), {EPISODES} deterministic episodes each; in brackets the",
+        "normalised score (0 is a random policy, 100 an expert, by D4RL's reference returns). Data",
+        "columns are mean returns of all episodes, of the last tenth recorded, and of the best",
+        "tenth; hours marked * are without the world model's, which was trained by the same",
+        "settings in a run of its own.",
         "",
         "| experiment | updates | seeds | score | data: mean | last tenth | best tenth | hours |",
         "|---|---|---|---|---|---|---|---|",
@@ -150,8 +156,9 @@ def table(experiments: dict[str, Any]) -> str:
         own = f"{mean:,.0f} ± {std:,.0f}"
         if score["normalized_score"] is not None:
             own += f" [{score['normalized_score']:.1f} ± {score['normalized_std']:.1f}]"
-        if record["status"] != "finished":
-            own += f" ({record['status']})"
+        if any(stopped := score["stopped_by_guard"]):
+            kept = [f"{step:,}" for step, s in zip(score["steps"], stopped, strict=True) if s]
+            own += f" (guard: policy of update {', '.join(kept)})"
         updates = _updates(record)
         lines.append(
             f"| {record['name']} | {updates:,} | {score['members']} | {own} "

@@ -35,14 +35,18 @@ def test_the_revision_of_a_checkout(tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     assert environment.git_revision(tmp_path) is None  # nothing committed
-    (tmp_path / "file").write_text("1")
-    subprocess.run([*git, "add", "file"], check=True)
+    (tmp_path / "worldrl").mkdir()
+    for name in "worldrl/code.py", "record.json":
+        (tmp_path / name).write_text("1")
+        subprocess.run([*git, "add", name], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
     clean = environment.git_revision(tmp_path)
     assert clean is not None
     assert len(clean["revision"]) == 40
     assert clean["modified"] is False
-    (tmp_path / "file").write_text("2")
+    (tmp_path / "record.json").write_text("2")
+    assert environment.git_revision(tmp_path) == clean
+    (tmp_path / "worldrl/code.py").write_text("2")
     changed = environment.git_revision(tmp_path)
     assert changed is not None
     assert changed["modified"] is True

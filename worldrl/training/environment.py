@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("worldrl", "torch", "lightning", "numpy", "gymnasium", "mujoco", "safetensors")
+SOURCES = ("worldrl", "models", "planners", "configs")
 
 
 class Determinism(NamedTuple):
@@ -148,13 +149,16 @@ def cpu_model() -> str:
 
 
 def git_revision(root: Path) -> dict[str, Any] | None:
-    """``{"revision", "modified"}`` of a checkout of worldrl; None for an installed package."""
+    """``{"revision", "modified"}`` of a checkout of worldrl; None for an installed package.
+
+    Modified are its sources: records and notes beside them change nothing that a run does.
+    """
     if not (root / ".git").exists():
         return None
     revision = _git(root, "rev-parse", "HEAD")
     if not revision:
         return None
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
     return {"revision": revision, "modified": changes != ""}
 
 
