@@ -92,7 +92,7 @@ class PolicyGroup:
 
     def _stop_without_rows(self, experience: Experience) -> None:
         for member, rows in enumerate(experience.rows_held()):
-            if rows == 0 and self.real < self.batch_size and self.trips[member] is None:
+            if rows == 0 and self.trips[member] is None:
                 self.trips[member] = Trip(NOTHING_IMAGINED, self.step)
 
     def _run_updates(self, count: int) -> None:
