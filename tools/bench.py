@@ -31,10 +31,10 @@ import torch
 from worldrl.config.schema import EnsembleSettings, GuardSettings, TrainConfig
 from worldrl.imagination.branched import branched_rollouts
 from worldrl.imagination.rollout import Step, chunk_rows
+from worldrl.imagination.setup import Setup
 from worldrl.imagination.termination import RULES
 from worldrl.learners.sac import SAC
 from worldrl.models.world import World
-from worldrl.rows import unpack
 from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.ensemble import EnsembleStage
 from worldrl.training.environment import environment_record, set_determinism
@@ -262,7 +262,8 @@ class Bench:
         untrained = EnsembleStage(
             self.config.model, self.groups, self.logged, self.rows, False, False
         )
-        worlds = [World(ensemble, {}) for ensemble in untrained.ensembles()]
+        ensembles = untrained.ensembles()
+        worlds = [World(ensemble, {}) for ensemble in ensembles]
         learner = SAC(self.config.learner, OBSERVATION, ACTION, self.config.num_updates)
         rule = RULES["walker2d"].ends
 
@@ -277,17 +278,19 @@ class Bench:
 
         settings = self.config.imagination
         assert settings.kind == "branched"
-        imaginations = branched_rollouts(
-            settings,
+        setup = Setup(
             self.groups,
-            learner.act,
+            learner,
             worlds,
             ends,
-            unpack(self.logged.rows, OBSERVATION, ACTION),
+            self.logged.log,
             self.config.num_updates,
             self.prepared,
         )
-        return PolicyStage(self.config, learner, self.groups, self.logged, imaginations, True)
+        imaginations = branched_rollouts(settings, setup)
+        return PolicyStage(
+            self.config, learner, self.groups, self.logged, imaginations, True, ensembles
+        )
 
     def prepared(self, step: Step, calls: int) -> Step:
         """Compiled, as a long run has it."""
@@ -311,7 +314,7 @@ class Bench:
             nonlocal step
             for group in stage.groups:
                 assert group.experience is not None
-                group.experience.renew(step, group.learner.policy_parameters(group.state))
+                group.experience.renew(step, group.state)
             step += settings.every
             return STARTS * HORIZON * self.population
 

@@ -12,12 +12,12 @@ from worldrl.data.dataset import Dataset
 from worldrl.envs import make
 from worldrl.learners.sac import SAC
 from worldrl.random import generator
-from worldrl.rows import pack, row_width
+from worldrl.rows import pack, row_width, unpack
 from worldrl.training.compilation import compiled, compiler_available
 from worldrl.training.environment import set_determinism
 from worldrl.training.logged import Logged
 from worldrl.training.policy import update_function
-from worldrl.types import Transitions
+from worldrl.types import Context, Log, Transitions
 
 #: Stable-Baselines3's defaults: one update a step after 100 random steps, all rates 3e-4.
 SETTINGS = SACSettings(
@@ -42,8 +42,9 @@ def replay(env_id: str, steps: int, seed: int) -> Dataset:
     size, width = env.observation_space.shape[0], len(low)
     cpu = torch.device("cpu")
     learner = SAC(SETTINGS, size, width, steps)
-    state = learner.initialise([seed], cpu)
     rows = torch.zeros(steps, row_width(size, width))
+    log = Log(unpack(rows, size, width), torch.zeros(steps, width), torch.zeros(steps))
+    state = learner.initialise([seed], log)
     truncated = np.zeros(steps, bool)
     nothing = torch.zeros(0, dtype=torch.bool)
     logged = Logged(rows, nothing, nothing, size, width, low, high)
@@ -52,7 +53,7 @@ def replay(env_id: str, steps: int, seed: int) -> Dataset:
         steps >= COMPILE_FROM and compiler_available(cpu),
         cpu,
     )
-    sums = torch.zeros(len(learner.metric_names), 1)
+    sums = torch.zeros(2, len(learner.metric_names), 1)
     no_rows = torch.zeros(1, 0, dtype=torch.int64)
     draws = generator(seed, "online.sac")
     observation, _ = env.reset(seed=seed)
@@ -80,7 +81,7 @@ def replay(env_id: str, steps: int, seed: int) -> Dataset:
         if step >= RANDOM_STEPS:
             chosen = torch.randint(step + 1, (1, SETTINGS.batch_size), generator=draws)
             update_noise = learner.noise(draws, 1, SETTINGS.batch_size)
-            update(state, rows, rows, chosen, no_rows, update_noise, sums)
+            update(state, rows, rows, chosen, no_rows, update_noise, Context(log), sums)
     env.close()
     table = rows.numpy()
     return Dataset.from_arrays(

@@ -31,6 +31,25 @@ class Transitions(NamedTuple):
     terminated: Tensor  # (...), 1.0 where the environment ended the episode, else 0.0
 
 
+class Batch(NamedTuple):
+    """What one update learns from: :class:`Transitions` ``(P, B)``, the logged ones first."""
+
+    observation: Tensor  # (P, B, S)
+    action: Tensor  # (P, B, A)
+    reward: Tensor  # (P, B)
+    next_observation: Tensor  # (P, B, S)
+    terminated: Tensor  # (P, B)
+    logged: Tensor  # (P, L) int64: numbers in Log of the first L rows; the others are imagined
+
+
+class Log(NamedTuple):
+    """The logged data as learners see it; row n is one transition, in episode order."""
+
+    transitions: Transitions  # (n, ...)
+    next_action: Tensor  # (n, A), the action logged after this one; 0 where there is none
+    next_action_known: Tensor  # (n,), 1.0 or 0.0
+
+
 class Prediction(NamedTuple):
     """Every ensemble member's Gaussian over the next observation and the reward (last column)."""
 
@@ -58,6 +77,10 @@ Penalty: TypeAlias = Callable[[Prediction], Tensor]
 Termination: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+#: Everything a learner owns, as a tree of tensors that updates change in place.
+LearnerState: TypeAlias = dict[str, Any]
+
+
 class Imagination(Protocol):
     """Makes synthetic experience for a group of learners."""
 
@@ -66,7 +89,20 @@ class Imagination(Protocol):
         """Rows that :meth:`fill` writes at most, for each member."""
         ...
 
-    def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What :meth:`prepare` changes, each ``(P, ...)``; empty where it changes nothing."""
+        ...
+
+    def prepare(self, number: int, learner: LearnerState) -> None:
+        """Before refresh ``number``: an adversarial model, say, learns from the learner."""
+        ...
+
+    def sources(self, learner: LearnerState) -> Parameters:
+        """References to what the next refresh is made from, each ``(P, ...)``: the policy, say."""
+        ...
+
+    def fill(self, rows: Tensor, number: int, sources: Parameters) -> tuple[Tensor, Metrics]:
         """Write packed transitions to the front of ``rows (P, capacity, W)``.
 
         What is written is a function of the arguments and the members' seeds: called again, it
@@ -74,7 +110,7 @@ class Imagination(Protocol):
 
         Args:
             number: of the refresh; another number draws other noise.
-            policy: of every member.
+            sources: copies of what :meth:`sources` named.
 
         Returns:
             Rows written ``(P,)`` int64, and health metrics.
@@ -90,8 +126,15 @@ class Policy(Protocol):
         ...
 
 
-#: Everything a learner owns, as a tree of tensors that updates change in place.
-LearnerState: TypeAlias = dict[str, Any]
+#: What an update draws: standard normals, say, by name; of one update of P members ``(P, ...)``.
+Noise: TypeAlias = dict[str, Tensor]
+
+
+class Context(NamedTuple):
+    """What an update may consult beside its batch; no update changes it."""
+
+    log: Log
+    model: DynamicsModel | None = None  # of the same members; None without imagination
 
 
 class Learner(Protocol):
@@ -99,13 +142,16 @@ class Learner(Protocol):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Keys of what :meth:`update` returns."""
+        """Keys of what :meth:`update` returns, of all phases."""
         ...
 
-    def initialise(
-        self, seeds: Sequence[int], device: torch.device, first: int = 0
-    ) -> LearnerState:
-        """Fresh state, one member per seed.
+    @property
+    def phases(self) -> int:
+        """Kinds of update that take turns: 2 where the actor learns at every second one."""
+        ...
+
+    def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
+        """Fresh state on the log's device, one member per seed.
 
         ``state["settings"]`` holds every number that may differ between members, each ``(P,)``
         float64; updates read them there. A learner of values has ``discount`` among them.
@@ -115,12 +161,21 @@ class Learner(Protocol):
         """
         ...
 
-    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
-        """One member's noise for ``count`` updates: ``(count, K, batch_size, A)``."""
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Noise:
+        """One member's noise for ``count`` updates, each ``(count, ...)``."""
         ...
 
-    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
-        """One update in place; ``batch`` is ``(P, B)``, ``noise`` is ``(P, K, B, A)``."""
+    def update(
+        self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
+    ) -> Metrics:
+        """One update in place.
+
+        Args:
+            phase: the update's number modulo :attr:`phases`.
+
+        Returns:
+            Each ``(P,)``; a phase may leave out what it does not compute.
+        """
         ...
 
     def policy_parameters(self, state: LearnerState) -> Parameters:

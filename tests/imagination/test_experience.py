@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worldrl.errors import RunError
 from worldrl.imagination.experience import Experience
-from worldrl.types import Metrics, Parameters
+from worldrl.types import LearnerState, Metrics, Parameters
 
 EVERY, RETAIN, WIDTH = 10, 3, 4
 CPU = torch.device("cpu")
@@ -21,12 +21,19 @@ class Printer:
 
     def __init__(self) -> None:
         self.made: list[int] = []
+        self.state = {"prepared": torch.zeros(2)}
 
-    def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
+    def prepare(self, number: int, learner: LearnerState) -> None:
+        self.state["prepared"] += 1
+
+    def sources(self, learner: LearnerState) -> Parameters:
+        return learner
+
+    def fill(self, rows: Tensor, number: int, sources: Parameters) -> tuple[Tensor, Metrics]:
         self.made.append(number)
         counts = torch.tensor([number % 3, 5])
         for member, count in enumerate(counts.tolist()):
-            rows[member, :count] = 100.0 * number + policy["weight"][member]
+            rows[member, :count] = 100.0 * number + sources["weight"][member]
         return counts, {"rows": counts.float()}
 
 
@@ -71,16 +78,16 @@ def test_a_policy_is_kept_as_it_was():
     experience, policy = experience_of(Printer()), policy_of(1.0)
     experience.renew(0, policy)
     policy["weight"].fill_(9.0)
-    assert experience.policies(policy)["0/weight"].flatten().tolist() == [1.0, 2.0]
+    assert experience.tensors(policy)["0/weight"].flatten().tolist() == [1.0, 2.0]
 
 
 def test_names_of_policies_do_not_depend_on_how_many_refreshes_there_were():
     experience = experience_of(Printer())
-    before = set(experience.policies(policy_of(0.0)))
+    before = set(experience.tensors(policy_of(0.0)))
     for update in range(0, 80, 10):
         experience.renew(update, policy_of(0.0))
-        assert set(experience.policies(policy_of(0.0))) == before
-    assert before == {"0/weight", "1/weight", "2/weight"}
+        assert set(experience.tensors(policy_of(0.0))) == before
+    assert before == {"0/weight", "1/weight", "2/weight", "imagination/prepared"}
 
 
 @pytest.mark.parametrize("updates", [0, 1, 2, 5])
@@ -88,13 +95,14 @@ def test_can_be_made_again_from_its_policies(updates):
     first, second = experience_of(Printer()), experience_of(Printer())
     for update in range(updates):
         first.renew(10 * update, policy_of(float(update)))
-    saved = {name: value.clone() for name, value in first.policies(policy_of(0.0)).items()}
+    saved = {name: value.clone() for name, value in first.tensors(policy_of(0.0)).items()}
     second.expect(first.ledger(), policy_of(0.0))
-    for name, value in second.policies(policy_of(0.0)).items():
+    for name, value in second.tensors(policy_of(0.0)).items():
         value.copy_(saved[name])
     second.remake()
     assert held(second) == held(first)
     assert second.ledger() == first.ledger()
+    assert saved["imagination/prepared"].tolist() == [updates, updates]
     assert second.renew(10 * updates, policy_of(7.0)) == first.renew(10 * updates, policy_of(7.0))
     assert held(second) == held(first)
 
@@ -103,7 +111,7 @@ def test_refuses_rows_that_come_out_differently():
     first, second = experience_of(Printer()), experience_of(Printer())
     first.renew(0, policy_of(3.0))
     second.expect(first.ledger(), policy_of(0.0))
-    for value in second.policies(policy_of(0.0)).values():
+    for value in second.tensors(policy_of(0.0)).values():
         value.fill_(0.0)
     with pytest.raises(RunError, match="came out differently"):
         second.remake()

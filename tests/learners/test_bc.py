@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from support import batch_of, context_of, of_member
 from torch import Tensor
 
 from worldrl.config.learners import BCSettings
 from worldrl.learners import LEARNERS
 from worldrl.learners.bc import BehaviourCloning
-from worldrl.types import Transitions
+from worldrl.types import Batch, Transitions
 
 P, S, A, B = 3, 4, 2, 6
 SEEDS = (3, 4, 5)
-CPU = torch.device("cpu")
+CONTEXT = context_of(S, A)
 
 
 def learner(**changes: Any) -> BehaviourCloning:
@@ -24,14 +25,14 @@ def learner(**changes: Any) -> BehaviourCloning:
 
 
 def state_of(bc: BehaviourCloning, seeds: tuple[int, ...] = SEEDS) -> Any:
-    state = bc.initialise(seeds, CPU)
+    state = bc.initialise(seeds, CONTEXT.log)
     for part in state["actor"], state["actor_adam"].first, state["actor_adam"].second:
         for name, value in part.items():
             part[name] = value.double()
     return state
 
 
-def batches(count: int) -> list[Transitions]:
+def batches(count: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -41,11 +42,8 @@ def batches(count: int) -> list[Transitions]:
     for _ in range(count):
         action = normal(P, B, A).tanh()
         rest = normal(P, B), normal(P, B, S), torch.zeros(P, B)
-        found.append(Transitions(normal(P, B, S), action, *rest))
+        found.append(batch_of(Transitions(normal(P, B, S), action, *rest)))
     return found
-
-
-NO_NOISE = torch.empty(P, 0, B, A)
 
 
 def test_five_updates_equal_plain_autograd():
@@ -56,7 +54,7 @@ def test_five_updates_equal_plain_autograd():
         actor = {k: v[member].clone().requires_grad_() for k, v in state["actor"].items()}
         references.append((actor, torch.optim.Adam(actor.values(), lr=1e-2)))
     for batch in batches(5):
-        metrics = bc.update(state, batch, NO_NOISE)
+        metrics = bc.update(state, batch, {}, CONTEXT)
         assert tuple(metrics) == bc.metric_names
         for member, (actor, adam) in enumerate(references):
             hidden = batch.observation[member]
@@ -79,10 +77,9 @@ def test_a_member_of_a_population_equals_its_lone_run():
     bc = learner()
     together, lone = state_of(bc), [state_of(bc, (seed,)) for seed in SEEDS]
     for batch in batches(50):
-        bc.update(together, batch, NO_NOISE)
+        bc.update(together, batch, {}, CONTEXT)
         for member in range(P):
-            own = Transitions(*(value[member : member + 1] for value in batch))
-            bc.update(lone[member], own, NO_NOISE[:1])
+            bc.update(lone[member], of_member(batch, member), {}, CONTEXT)
     for name, value in together["actor"].items():
         joined = torch.cat([state["actor"][name] for state in lone])
         torch.testing.assert_close(value, joined, rtol=1e-9, atol=1e-9)
@@ -101,32 +98,31 @@ def test_acts_within_bounds_and_ignores_noise():
 
 
 def test_draws_no_noise():
-    noise = learner().noise(torch.Generator(), 9, B)
-    assert noise.shape == (9, 0, B, A)
+    assert learner().noise(torch.Generator(), 9, B) == {}
 
 
 def test_registry_builds_it_from_its_settings():
     built = LEARNERS["bc"](BCSettings(learning_rate=0.5), S, A, 100)  # type: ignore[call-arg]
     assert isinstance(built, BehaviourCloning)
-    assert built.initialise((3, 4), CPU)["settings"]["learning_rate"].tolist() == [0.5, 0.5]
+    assert built.initialise((3, 4), CONTEXT.log)["settings"]["learning_rate"].tolist() == [0.5, 0.5]
 
 
 def test_members_may_have_learning_rates_of_their_own():
-    state = learner(learning_rate=(1e-2, 1e-3, 0.1)).initialise((5, 6), CPU, first=1)
+    state = learner(learning_rate=(1e-2, 1e-3, 0.1)).initialise((5, 6), CONTEXT.log, first=1)
     assert state["settings"]["learning_rate"].tolist() == [1e-3, 0.1]
 
 
 def test_recovers_the_policy_that_logged_the_data():
     bc = learner(hidden=(32,), learning_rate=1e-2)
-    state = bc.initialise((0, 1), CPU)
+    state = bc.initialise((0, 1), CONTEXT.log)
     generator = torch.Generator().manual_seed(0)
     matrix = 0.5 * torch.randn(S, A, generator=generator)
     nothing = torch.zeros(2, 64)
     for _ in range(400):
         observation = torch.randn(2, 64, S, generator=generator)
         action = (observation @ matrix).tanh()
-        batch = Transitions(observation, action, nothing, observation, nothing)
-        metrics = bc.update(state, batch, NO_NOISE[:2])
+        batch = batch_of(Transitions(observation, action, nothing, observation, nothing))
+        metrics = bc.update(state, batch, {}, CONTEXT)
     assert metrics["actor_loss"].max() < 2e-3
     fresh = torch.randn(2, 500, S, generator=generator)
     error = bc.act(state["actor"], fresh, None) - (fresh @ matrix).tanh()

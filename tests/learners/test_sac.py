@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import batch_of, context_of, converted, of_member, tree_map
 from torch import Tensor
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
@@ -15,12 +16,14 @@ from worldrl.learners import LEARNERS
 from worldrl.learners.policies import TanhGaussian, tanh_gaussian
 from worldrl.learners.sac import SAC, critic_values
 from worldrl.training.compilation import compiled, compiler_available
-from worldrl.types import Metrics, Parameters, Transitions
+from worldrl.types import Batch, Metrics, Noise, Parameters, Transitions
 
 P, S, A, B = 3, 4, 2, 5
 SEEDS = (10, 11, 12)
 NUM_UPDATES = 8
 CPU = torch.device("cpu")
+
+CONTEXT = context_of(S, A)
 
 
 def settings(**changes: Any) -> SACSettings:
@@ -35,20 +38,11 @@ def learner(**changes: Any) -> SAC:
     return SAC(settings(**changes), S, A, NUM_UPDATES)
 
 
-def converted(tree: Any, dtype: torch.dtype) -> Any:
-    """Copies of all tensors of a state."""
-    if isinstance(tree, Tensor):
-        return tree.to(dtype) if tree.dtype == torch.float32 else tree.clone()
-    if isinstance(tree, dict):
-        return {name: converted(value, dtype) for name, value in tree.items()}
-    return type(tree)(*(converted(value, dtype) for value in tree))
-
-
 def state_of(sac: SAC, seeds: tuple[int, ...] = SEEDS, dtype: torch.dtype = torch.float64) -> Any:
-    return converted(sac.initialise(seeds, CPU), dtype)
+    return converted(sac.initialise(seeds, CONTEXT.log), dtype)
 
 
-def batches(count: int, dtype: torch.dtype = torch.float64) -> list[tuple[Transitions, Tensor]]:
+def batches(count: int, dtype: torch.dtype = torch.float64) -> list[tuple[Batch, Noise]]:
     """Random transitions, a third of them terminal, and noise, for all members."""
     generator = torch.Generator().manual_seed(1)
 
@@ -59,13 +53,9 @@ def batches(count: int, dtype: torch.dtype = torch.float64) -> list[tuple[Transi
     for _ in range(count):
         terminated = (torch.rand(P, B, generator=generator) < 1 / 3).to(dtype)
         action = normal(P, B, A).tanh()
-        batch = Transitions(normal(P, B, S), action, normal(P, B), normal(P, B, S), terminated)
-        found.append((batch, normal(P, 2, B, A)))
+        rows = Transitions(normal(P, B, S), action, normal(P, B), normal(P, B, S), terminated)
+        found.append((batch_of(rows), {"actions": normal(P, 2, B, A)}))
     return found
-
-
-def of_member(batch: Transitions, member: int) -> Transitions:
-    return Transitions(*(value[member : member + 1] for value in batch))
 
 
 class Reference:
@@ -117,7 +107,7 @@ class Reference:
         values = [self.network(critic, joined).squeeze() for critic in critics]
         return torch.stack(values).min()
 
-    def update(self, batch: Transitions, noise: Tensor, member: int) -> dict[str, float]:
+    def update(self, batch: Batch, noise: Noise, member: int) -> dict[str, float]:
         own, rows = self.settings, range(B)
         temperature = self.log_temperature.detach().exp()
         if own.max_temperature is not None:
@@ -127,7 +117,7 @@ class Reference:
         with torch.no_grad():
             for row in rows:
                 following = batch.next_observation[member, row]
-                action, density = self.act(following, noise[member, 0, row])
+                action, density = self.act(following, noise["actions"][member, 0, row])
                 value = self.value(self.targets, following, action)
                 if own.entropy_in_target:
                     value = value - temperature * density
@@ -147,7 +137,9 @@ class Reference:
 
         actor_loss, densities = torch.zeros(()).double(), []
         for row in rows:
-            action, density = self.act(batch.observation[member, row], noise[member, 1, row])
+            action, density = self.act(
+                batch.observation[member, row], noise["actions"][member, 1, row]
+            )
             value = self.value(self.critics, batch.observation[member, row], action)
             actor_loss = actor_loss + (temperature * density - value) / B
             densities.append(density.item())
@@ -203,7 +195,7 @@ def test_five_updates_equal_the_reference(changes):
         value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name)))
     references = [Reference(sac, state, member) for member in range(P)]
     for batch, noise in batches(5):
-        metrics = sac.update(state, batch, noise)
+        metrics = sac.update(state, batch, noise, CONTEXT)
         assert tuple(metrics) == sac.metric_names
         for member, reference in enumerate(references):
             wanted = reference.update(batch, noise, member)
@@ -252,9 +244,9 @@ def test_a_member_of_a_population_equals_its_lone_run(dtype, updates, tolerance)
     together = state_of(sac, dtype=dtype)
     lone = [state_of(sac, (seed,), dtype) for seed in SEEDS]
     for batch, noise in batches(updates, dtype):
-        metrics = sac.update(together, batch, noise)
+        metrics = sac.update(together, batch, noise, CONTEXT)
         alone = [
-            sac.update(lone[member], of_member(batch, member), noise[member : member + 1])
+            sac.update(lone[member], of_member(batch, member), of_member(noise, member), CONTEXT)
             for member in range(P)
         ]
     for name, value in metrics.items():
@@ -271,8 +263,8 @@ def test_a_ruined_member_leaves_the_others_alone():
     healthy, ruined = state_of(sac), state_of(sac)
     ruined["actor"]["weight.0"][1] = torch.nan
     for batch, noise in batches(5):
-        sac.update(healthy, batch, noise)
-        sac.update(ruined, batch, noise)
+        sac.update(healthy, batch, noise, CONTEXT)
+        sac.update(ruined, batch, noise, CONTEXT)
     for part in "actor", "critic", "target", "temperature":
         for name, value in healthy[part].items():
             assert value[[0, 2]].equal(ruined[part][name][[0, 2]])
@@ -285,13 +277,13 @@ def test_compiled_equals_eager():
         pytest.skip("no C++ compiler")
     sac = learner(hidden=(7,))
 
-    def update(state: Any, batch: Transitions, noise: Tensor) -> Metrics:
-        return sac.update(state, batch, noise)
+    def update(state: Any, batch: Batch, noise: Noise) -> Metrics:
+        return sac.update(state, batch, noise, CONTEXT)
 
     fast = compiled(update, True, torch.device("cpu"))
     eager, graph = state_of(sac, dtype=torch.float32), state_of(sac, dtype=torch.float32)
     for batch, noise in batches(20, torch.float32):
-        wanted, found = sac.update(eager, batch, noise), fast(graph, batch, noise)
+        wanted, found = sac.update(eager, batch, noise, CONTEXT), fast(graph, batch, noise)
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
     for part in "actor", "critic", "target", "temperature":
@@ -368,13 +360,13 @@ def test_values_are_those_of_every_critic():
 def test_registry_builds_it_from_its_settings():
     built = LEARNERS["sac"](SACSettings(), S, A, 100)  # type: ignore[call-arg]
     assert isinstance(built, SAC)
-    numbers = built.initialise(SEEDS, CPU)["settings"]
+    numbers = built.initialise(SEEDS, CONTEXT.log)["settings"]
     assert numbers["discount"].tolist() == [0.99] * P
     assert numbers["target_entropy"].tolist() == [-A] * P
-    zero = learner(target_entropy=0.0).initialise(SEEDS, CPU)["settings"]
+    zero = learner(target_entropy=0.0).initialise(SEEDS, CONTEXT.log)["settings"]
     assert zero["target_entropy"].tolist() == [0.0] * P
-    scaled = learner(entropy_per_action=(-0.5, -1.0, 2.0)).initialise(SEEDS, CPU)["settings"]
-    assert scaled["target_entropy"].tolist() == [-0.5 * A, -A, 2.0 * A]
+    scaled = learner(entropy_per_action=(-0.5, -1.0, 2.0)).initialise(SEEDS, CONTEXT.log)
+    assert scaled["settings"]["target_entropy"].tolist() == [-0.5 * A, -A, 2.0 * A]
 
 
 #: Values for members 0, 1 and 2 of every number that may differ between them.
@@ -394,16 +386,17 @@ def test_members_with_settings_of_their_own_are_what_they_are_alone():
     """In float64, to 1e-9: together, and as a later part of a population."""
     whole = learner(**OWN)
     state = state_of(whole)
-    later = converted(whole.initialise(SEEDS[1:], CPU, first=1), torch.float64)
+    later = converted(whole.initialise(SEEDS[1:], CONTEXT.log, first=1), torch.float64)
     updates = batches(5)
     for batch, noise in updates:
-        whole.update(state, batch, noise)
-        whole.update(later, Transitions(*(value[1:] for value in batch)), noise[1:])
+        whole.update(state, batch, noise, CONTEXT)
+        rest = tree_map(lambda value: value[1:], {"batch": batch, "noise": noise})
+        whole.update(later, rest["batch"], rest["noise"], CONTEXT)
     for member, seed in enumerate(SEEDS):
         alone = learner(**{name: values[member] for name, values in OWN.items()})
         single = state_of(alone, (seed,))
         for batch, noise in updates:
-            alone.update(single, of_member(batch, member), noise[member : member + 1])
+            alone.update(single, of_member(batch, member), of_member(noise, member), CONTEXT)
         for part in "actor", "critic", "target", "temperature":
             for name, value in single[part].items():
                 torch.testing.assert_close(state[part][name][member], value[0], rtol=0, atol=1e-9)
@@ -421,9 +414,9 @@ def test_every_setting_that_may_differ_does_make_a_difference():
         changed = {"max_temperature": 0.05}.get(name, values[1])
         found.append(state_of(learner(**{name: changed})))
         for batch, noise in updates:
-            learner(**{name: changed}).update(found[-1], batch, noise)
+            learner(**{name: changed}).update(found[-1], batch, noise, CONTEXT)
     for batch, noise in updates:
-        learner().update(reference, batch, noise)
+        learner().update(reference, batch, noise, CONTEXT)
     for name, state in zip(OWN, found[1:], strict=True):
         same = all(
             state[part][key].equal(value)
@@ -434,7 +427,7 @@ def test_every_setting_that_may_differ_does_make_a_difference():
 
 
 def test_target_starts_as_a_copy_of_the_critic():
-    state = learner().initialise(SEEDS, CPU)
+    state = learner().initialise(SEEDS, CONTEXT.log)
     for name, value in state["critic"].items():
         assert value.equal(state["target"][name])
         assert value.data_ptr() != state["target"][name].data_ptr()
@@ -442,7 +435,7 @@ def test_target_starts_as_a_copy_of_the_critic():
 
 def test_members_and_critics_start_apart_and_a_member_starts_as_alone():
     sac = learner()
-    state, alone = sac.initialise(SEEDS, CPU), sac.initialise(SEEDS[1:2], CPU)
+    state, alone = sac.initialise(SEEDS, CONTEXT.log), sac.initialise(SEEDS[1:2], CONTEXT.log)
     for part in "actor", "critic":
         weight = state[part]["weight.0"]
         assert not weight[0].equal(weight[1])
@@ -451,7 +444,7 @@ def test_members_and_critics_start_apart_and_a_member_starts_as_alone():
 
 
 def test_edac_initialisation():
-    state = learner(init="edac", hidden=(50, 60)).initialise(SEEDS, CPU)
+    state = learner(init="edac", hidden=(50, 60)).initialise(SEEDS, CONTEXT.log)
     for part, bound in ("actor", 1e-3), ("critic", 3e-3):
         assert (state[part]["bias.0"] == 0.1).all()
         assert (state[part]["bias.1"] == 0.1).all()
@@ -478,7 +471,7 @@ def test_temperature_starts_where_it_is_told_and_is_capped(initial):
     for cap, wanted in (None, initial), (1.0, min(initial, 1.0)):
         sac = learner(initial_temperature=initial, max_temperature=cap)
         [(batch, noise)] = batches(1)
-        used = sac.update(state_of(sac), batch, noise)["temperature"]
+        used = sac.update(state_of(sac), batch, noise, CONTEXT)["temperature"]
         torch.testing.assert_close(used, torch.full((P,), wanted).double())
 
 
@@ -487,12 +480,12 @@ def test_a_temperature_above_its_cap_can_come_down():
     sac = learner(initial_temperature=5.0, target_entropy=-50.0)  # far more entropy than asked for
     state = state_of(sac)
     for batch, noise in batches(2):
-        sac.update(state, batch, noise)
+        sac.update(state, batch, noise, CONTEXT)
     assert (state["temperature"]["log_value"] < math.log(5.0) - 0.03).all()
 
 
 def test_noise_is_standard_normal_for_two_actions_a_row():
-    noise = learner().noise(torch.Generator().manual_seed(0), 50, 40)
+    noise = learner().noise(torch.Generator().manual_seed(0), 50, 40)["actions"]
     assert noise.shape == (50, 2, 40, A)
     assert noise.mean().item() == pytest.approx(0, abs=0.04)
     assert noise.std().item() == pytest.approx(1, abs=0.03)
@@ -502,17 +495,16 @@ def test_learns_a_bandit():
     """One step, reward -(a - 0.4)^2 - (a' + 0.6)^2, logged by a uniform policy."""
     best = torch.tensor([0.4, -0.6])
     own = settings(hidden=(32,), target_entropy=-6.0, actor_learning_rate=3e-3)
-    sac = SAC(own, 1, A, num_updates=600)
-    state = sac.initialise((0, 1), CPU)
+    sac, context = SAC(own, 1, A, num_updates=600), context_of(1, A)
+    state = sac.initialise((0, 1), context.log)
     generator = torch.Generator().manual_seed(0)
     observation, one = torch.ones(2, 64, 1), torch.ones(2, 64)
     for _ in range(600):
         action = 2 * torch.rand(2, 64, A, generator=generator) - 1
         reward = -(action - best).square().sum(-1)
-        noise = torch.randn(2, 2, 64, A, generator=generator)
-        metrics = sac.update(
-            state, Transitions(observation, action, reward, observation, one), noise
-        )
+        noise = {"actions": torch.randn(2, 2, 64, A, generator=generator)}
+        batch = batch_of(Transitions(observation, action, reward, observation, one))
+        metrics = sac.update(state, batch, noise, context)
     chosen = sac.act(sac.policy_parameters(state), observation[:, :1], None)[:, 0]
     torch.testing.assert_close(chosen, best.expand(2, A), atol=0.08, rtol=0)
     assert metrics["critic_loss"].max() < 0.02

@@ -19,17 +19,28 @@ from worldrl.imagination import buffer
 from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import RolloutHealth, Rollouts, penalty_quantile
+from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.models.world import World
 from worldrl.random import generator
-from worldrl.rows import pack, unpack
+from worldrl.rows import pack
 from worldrl.training import guards
 from worldrl.training.compilation import compiler_available
 from worldrl.training.logged import Logged
 from worldrl.training.policy import PolicyStage, check_buffers
 from worldrl.training.stages import Snapshot, flat
-from worldrl.types import Imagination, LearnerState, Metrics, Parameters, Transitions
+from worldrl.types import (
+    Batch,
+    Context,
+    Imagination,
+    LearnerState,
+    Log,
+    Metrics,
+    Noise,
+    Parameters,
+    Transitions,
+)
 
 S, A, ROWS = 3, 2, 50
 SEEDS = (4, 5, 6)
@@ -104,6 +115,7 @@ def go_on() -> bool:
 class Scribe:
     """A learner that writes down its batches and counts; a seed may be ruined from an update on."""
 
+    phases = 1
     metric_names = ("critic_loss", "value_mean")
 
     def __init__(
@@ -113,11 +125,9 @@ class Scribe:
         value: Callable[[int, int], float] = lambda seed, update: 0.0,
     ) -> None:
         self.ruin, self.loss, self.value = ruin, loss, value
-        self.batches: dict[int, list[Transitions]] = {}
+        self.batches: dict[int, list[Batch]] = {}
 
-    def initialise(
-        self, seeds: Sequence[int], device: torch.device, first: int = 0
-    ) -> LearnerState:
+    def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
         numbers = {"discount": 0.9, "target_rate": 0.005}
         return {
             "settings": {k: torch.full((len(seeds),), v).double() for k, v in numbers.items()},
@@ -126,13 +136,15 @@ class Scribe:
             "updates": torch.zeros(len(seeds)),  # never rolled back by a ruined value
         }
 
-    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
-        return torch.randn(count, 1, batch_size, A, generator=generator)
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Noise:
+        return {"actions": torch.randn(count, 1, batch_size, A, generator=generator)}
 
-    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
+    def update(
+        self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
+    ) -> Metrics:
         seeds = [int(seed) for seed in state["seeds"]]
         for member, seed in enumerate(seeds):
-            own = Transitions(*(value[member].clone() for value in batch))
+            own = Batch(*(value[member].clone() for value in batch))
             self.batches.setdefault(seed, []).append(own)
         numbers = [len(self.batches[seed]) for seed in seeds]  # 1 for the first update
         state["updates"] += 1
@@ -168,11 +180,11 @@ def imaginations(
     if settings.imagination.kind == "none":
         return None
     worlds = [world_of(seeds) for seeds in groups]
-    logged = unpack(logged_rows().rows, S, A)
-    return branched_rollouts(
-        settings.imagination, groups, learner.act, worlds, ends, logged, settings.num_updates,
+    setup = Setup(
+        groups, learner, worlds, ends, logged_rows().log, settings.num_updates,
         lambda step, calls: step,
     )  # fmt: skip
+    return branched_rollouts(settings.imagination, setup)
 
 
 def rollouts_of(settings: TrainConfig) -> Rollouts:
@@ -257,9 +269,16 @@ class Imaginer:
     def __init__(self, seeds: Sequence[int]) -> None:
         self.members = len(seeds)
         self.calls: list[tuple[int, list[float]]] = []  # refresh, policy
+        self.state: dict[str, Tensor] = {}
 
-    def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
-        self.calls.append((number, policy["weight"].flatten().tolist()))
+    def prepare(self, number: int, learner: LearnerState) -> None:
+        assert number == len(self.calls)
+
+    def sources(self, learner: LearnerState) -> Parameters:
+        return learner["actor"]
+
+    def fill(self, rows: Tensor, number: int, sources: Parameters) -> tuple[Tensor, Metrics]:
+        self.calls.append((number, sources["weight"].flatten().tolist()))
         counts = torch.tensor([1 + (number + member) % 4 for member in range(self.members)])
         rows[:] = 0.0
         for member, count in enumerate(counts.tolist()):

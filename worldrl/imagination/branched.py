@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,11 +12,8 @@ from worldrl.config.members import per_member
 from worldrl.config.schema import BranchedSettings
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
-    Act,
-    Ends,
     Pessimism,
     Rollouts,
-    Step,
     Stop,
     chunk_rows,
     imagine,
@@ -26,8 +22,16 @@ from worldrl.imagination.rollout import (
     observation_bounds,
     penalty_quantile,
 )
+from worldrl.imagination.setup import Setup
 from worldrl.models.world import World
-from worldrl.types import Imagination, Metrics, Parameters, Transitions
+from worldrl.types import (
+    Imagination,
+    Learner,
+    LearnerState,
+    Metrics,
+    Parameters,
+    Transitions,
+)
 
 
 class BranchedRollouts(NamedTuple):
@@ -35,44 +39,41 @@ class BranchedRollouts(NamedTuple):
 
     rollouts: Rollouts
     capacity: int
+    learner: Learner
 
-    def fill(self, rows: Tensor, number: int, policy: Parameters) -> tuple[Tensor, Metrics]:
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """None of its own."""
+        return {}
+
+    def prepare(self, number: int, learner: LearnerState) -> None:
+        """Nothing: the model stays as it is."""
+
+    def sources(self, learner: LearnerState) -> Parameters:
+        """The policy."""
+        return self.learner.policy_parameters(learner)
+
+    def fill(self, rows: Tensor, number: int, sources: Parameters) -> tuple[Tensor, Metrics]:
         """See :class:`worldrl.types.Imagination`."""
-        counts, health = imagine(self.rollouts, rows, number, policy)
+        counts, health = imagine(self.rollouts, rows, number, sources)
         cost = self.rollouts.pessimism.weight * health.penalty_mean
         return counts, health._asdict() | {"penalty_cost": cost}
 
 
-def branched_rollouts(
-    settings: BranchedSettings,
-    groups: Sequence[Sequence[int]],
-    act: Act,
-    worlds: Sequence[World],
-    ends: Ends,
-    logged: Transitions,
-    num_updates: int,
-    prepare: Callable[[Step, int], Step],
-) -> list[Imagination]:
-    """The rollouts of every group of a run.
-
-    Args:
-        groups: seeds of the members of each group.
-        worlds: one a group.
-        logged: ``(num_rows, ...)``, all that was recorded.
-        prepare: compiles a function that is called so often, or lets it be.
-    """
-    stop = settings.stop
+def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imagination]:
+    """The rollouts of every group of a run."""
+    stop, logged, population = settings.stop, setup.log.transitions, setup.population
     uncertain = None if stop.kind == "none" else Stop(stop.kind, PENALTIES[stop.measure])
-    step = imagined_step(act, PENALTIES[settings.penalty.kind], ends, uncertain)
-    step = prepare(step, model_calls(settings, num_updates, logged.reward.device))
-    population = sum(len(seeds) for seeds in groups)
+    penalty = PENALTIES[settings.penalty.kind]
+    step = imagined_step(setup.learner.act, penalty, setup.ends, uncertain)
+    step = setup.prepare(step, model_calls(settings, setup.num_updates, logged.reward.device))
     horizons = per_member(settings.horizon, population)
     states = torch.cat([logged.observation, logged.next_observation])
     bounds = observation_bounds(states, settings.clip_range)
     known = logged_range(states, logged.reward)
     found: list[Imagination] = []
     first = 0
-    for seeds, world in zip(groups, worlds, strict=True):
+    for seeds, world in zip(setup.groups, setup.worlds, strict=True):
         own = slice(first, first + len(seeds))
         first = own.stop
         rollouts = Rollouts(
@@ -87,7 +88,7 @@ def branched_rollouts(
             logged=known,
             keep_stopped=stop.kind != "drop",
         )
-        found.append(BranchedRollouts(rollouts, settings.most_rows(population)))
+        found.append(BranchedRollouts(rollouts, settings.most_rows(population), setup.learner))
     return found
 
 

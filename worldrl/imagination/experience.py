@@ -1,7 +1,7 @@
 """What a group learns from beside its log: the last refreshes of an imagination.
 
-A refresh is a function of its number, the policy and the seeds, so a checkpoint holds the policies
-and a digest of the rows each made, and resuming makes the rows again.
+A refresh is a function of its number, its sources (the policy, say) and the seeds, so a checkpoint
+holds the sources and a digest of the rows each made, and resuming makes the rows again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from worldrl.errors import RunError
 from worldrl.imagination.buffer import SyntheticBuffer
-from worldrl.types import Imagination, Metrics, Parameters
+from worldrl.types import Imagination, LearnerState, Metrics, Parameters
 
 
 class Refresh(NamedTuple):
     """What it takes to make one refresh again."""
 
     number: int
-    policy: Parameters
+    sources: Parameters
     digest: list[str]  # sha256 of each member's rows; empty until a checkpoint asks
 
 
 class Experience:
-    """The synthetic rows of a group of members, renewed by their policies.
+    """The synthetic rows of a group of members, renewed as they learn.
 
     Args:
         every: updates between refreshes.
@@ -50,11 +50,13 @@ class Experience:
         self._imagination = imagination
         self._live: list[Refresh] = []
 
-    def renew(self, step: int, policy: Parameters) -> int:
+    def renew(self, step: int, learner: LearnerState) -> int:
         """Refresh where update ``step`` asks for it; the update that asks for the next one."""
         number = step // self.every
         if not self._live or self._live[-1].number < number:
-            copy = {name: value.clone() for name, value in policy.items()}
+            self._imagination.prepare(number, learner)
+            sources = self._imagination.sources(learner)
+            copy = {name: value.clone() for name, value in sources.items()}
             self._live = [*self._live, Refresh(number, copy, [])][-self.retain :]
             self._make(self._live[-1])
         return (number + 1) * self.every
@@ -75,24 +77,26 @@ class Experience:
 
     def _make(self, refresh: Refresh) -> None:
         rows = self.buffer.slot(refresh.number)
-        count, self.metrics = self._imagination.fill(rows, refresh.number, refresh.policy)
+        count, self.metrics = self._imagination.fill(rows, refresh.number, refresh.sources)
         self.buffer.set_count(refresh.number, count)
 
-    def policies(self, like: Parameters) -> dict[str, Tensor]:
-        """References to the policies that the live refreshes need, each ``(P, ...)``.
+    def tensors(self, learner: LearnerState) -> dict[str, Tensor]:
+        """References to what must be saved, each ``(P, ...)``: what the live refreshes were made
+        from, and the state of the imagination.
 
-        Their names are the same before every slot is filled: groups are saved together.
-
-        Args:
-            like: any policy.
+        Names are the same before every slot is filled: groups are saved together.
         """
+        like = self._imagination.sources(learner)
         empty = {name: torch.zeros_like(value) for name, value in like.items()}
-        policies = [refresh.policy for refresh in self._live]
-        policies += [empty] * (self.retain - len(policies))
-        return {
+        slots = [refresh.sources for refresh in self._live]
+        slots += [empty] * (self.retain - len(slots))
+        found = {
             f"{slot}/{name}": value
-            for slot, policy in enumerate(policies)
-            for name, value in policy.items()
+            for slot, sources in enumerate(slots)
+            for name, value in sources.items()
+        }
+        return found | {
+            f"imagination/{name}": value for name, value in self._imagination.state.items()
         }
 
     def ledger(self) -> list[tuple[int, list[str]]]:
@@ -111,8 +115,9 @@ class Experience:
             for member, count in enumerate(counts)
         ]
 
-    def expect(self, ledger: list[tuple[int, list[str]]], like: Parameters) -> None:
-        """Make room in :meth:`policies` for those of a ledger, before they are restored."""
+    def expect(self, ledger: list[tuple[int, list[str]]], learner: LearnerState) -> None:
+        """Make room in :meth:`tensors` for those of a ledger, before they are restored."""
+        like = self._imagination.sources(learner)
         self._live = [
             Refresh(number, {name: torch.empty_like(value) for name, value in like.items()}, digest)
             for number, digest in ledger

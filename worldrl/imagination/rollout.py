@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from worldrl.config.schema import StopKind
+from worldrl.imagination.setup import Ends
 from worldrl.models.ensemble import Ensemble
 from worldrl.models.world import World
 from worldrl.random import draw
@@ -27,8 +28,6 @@ CPU_CHUNK = 2048
 CUDA_CHUNK = 65536
 
 Act = Callable[[Parameters, Tensor, Tensor | None], Tensor]
-#: ``(terminator parameters, observation, action, next_observation) -> (P, C) bool``
-Ends = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
 
 
 class Pessimism(NamedTuple):

@@ -13,12 +13,13 @@ from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import at_least_float32, init_uniform, mlp, stack
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
-from worldrl.types import LearnerState, Metrics, Parameters, Transitions
+from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
 
 class BehaviourCloning:
     """Mean squared error between the policy's and the logged action."""
 
+    phases = 1
     metric_names = ("actor_loss",)
 
     def __init__(
@@ -27,10 +28,9 @@ class BehaviourCloning:
         self.settings = settings
         self.sizes = [observation_size, *settings.hidden, action_size]
 
-    def initialise(
-        self, seeds: Sequence[int], device: torch.device, first: int = 0
-    ) -> LearnerState:
+    def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
         """Fresh networks, one generator per member."""
+        device = log.transitions.reward.device
         members = [init_uniform(self.sizes, (), generator(seed, "bc.actor")) for seed in seeds]
         actor = {name: value.to(device) for name, value in stack(members).items()}
         numbers = {"learning_rate": self.settings.learning_rate}
@@ -40,11 +40,13 @@ class BehaviourCloning:
             "actor_adam": adam_init(actor),
         }
 
-    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Noise:
         """None is needed."""
-        return torch.empty(count, 0, batch_size, self.sizes[-1], device=generator.device)
+        return {}
 
-    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
+    def update(
+        self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
+    ) -> Metrics:
         """One regression step, in place."""
 
         def loss(actor: Parameters) -> tuple[Tensor, Tensor]:

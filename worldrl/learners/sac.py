@@ -20,12 +20,13 @@ from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import at_least_float32, init_uniform, scalar_mlp, stack
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
-from worldrl.types import LearnerState, Metrics, Parameters, Transitions
+from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
 
 class SAC:
     """Soft actor-critic for a population of P members."""
 
+    phases = 1
     metric_names = (
         "critic_loss",
         "actor_loss",
@@ -43,11 +44,10 @@ class SAC:
         self.action_size = action_size
         self.num_updates = num_updates
 
-    def initialise(
-        self, seeds: Sequence[int], device: torch.device, first: int = 0
-    ) -> LearnerState:
+    def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
         """Fresh networks, one generator per member and network; the target equals the critic."""
         settings, actors, critics = self.settings, [], []
+        device = log.transitions.reward.device
         for seed in seeds:
             actor = init_uniform(
                 [self.observation_size, *settings.hidden, 2 * self.action_size],
@@ -98,12 +98,14 @@ class SAC:
             "target_entropy": entropy,
         }
 
-    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Tensor:
+    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Noise:
         """Standard normals for the target's and the actor's actions."""
         shape = (count, 2, batch_size, self.action_size)
-        return torch.randn(shape, generator=generator, device=generator.device)
+        return {"actions": torch.randn(shape, generator=generator, device=generator.device)}
 
-    def update(self, state: LearnerState, batch: Transitions, noise: Tensor) -> Metrics:
+    def update(
+        self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
+    ) -> Metrics:
         """One critic, actor, temperature and target step, in place."""
         actor, critic, target = state["actor"], state["critic"], state["target"]
         log_temperature = state["temperature"]["log_value"]
@@ -111,7 +113,7 @@ class SAC:
         temperature = log_temperature.exp().minimum(own["max_temperature"])
 
         next_action, next_log_density = tanh_gaussian(actor, batch.next_observation).sample(
-            noise[:, 0]
+            noise["actions"][:, 0]
         )
         next_value = critic_values(target, batch.next_observation, next_action).amin(1)
         if self.settings.entropy_in_target:
@@ -130,7 +132,9 @@ class SAC:
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
 
         def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            action, log_density = tanh_gaussian(actor, batch.observation).sample(noise[:, 1])
+            action, log_density = tanh_gaussian(actor, batch.observation).sample(
+                noise["actions"][:, 1]
+            )
             values = critic_values(critic, batch.observation, action).amin(1)
             per_member = (temperature[:, None] * log_density - values).mean(-1)
             return per_member.sum(), (per_member, log_density.mean(-1))

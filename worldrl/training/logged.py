@@ -12,7 +12,7 @@ from worldrl.data.actions import to_unit
 from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
 from worldrl.rows import pack, unpack
-from worldrl.types import Transitions
+from worldrl.types import Log, Transitions
 
 
 class Logged(NamedTuple):
@@ -30,6 +30,15 @@ class Logged(NamedTuple):
     def transitions(self) -> Transitions:
         """``(num_rows, ...)``, views."""
         return unpack(self.rows, self.observation_size, self.action_size)
+
+    @property
+    def log(self) -> Log:
+        """What learners see."""
+        transitions = self.transitions
+        same = self.episode[1:] == self.episode[:-1]
+        known = torch.cat([same, same.new_zeros(min(1, len(self.rows)))]).to(self.rows.dtype)
+        action = transitions.action.roll(-1, 0) * known[:, None]
+        return Log(transitions, action, known)
 
     def at(self, rows: Tensor) -> Transitions:
         """``(...)`` row numbers to transitions ``(..., ...)``."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldrl.data.dataset import Dataset
 from worldrl.evaluation.model_error import ModelErrorReport, measure, segments
-from worldrl.imagination.rollout import Ends
+from worldrl.imagination.setup import Ends
 from worldrl.models.world import World
 from worldrl.random import generator
 from worldrl.training.logged import Logged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,7 +16,16 @@ from worldrl.training.guards import Trip
 from worldrl.training.logged import Logged
 from worldrl.training.policy_group import PolicyGroup, Update
 from worldrl.training.stages import Snapshot, common_step, join, split
-from worldrl.types import Imagination, Learner, LearnerState, Parameters
+from worldrl.types import (
+    Batch,
+    Context,
+    DynamicsModel,
+    Imagination,
+    Learner,
+    LearnerState,
+    Noise,
+    Parameters,
+)
 
 
 class PolicyStage:
@@ -32,17 +41,24 @@ class PolicyStage:
         logged: Logged,
         imaginations: Sequence[Imagination] | None,
         compile_update: bool,
+        models: Sequence[DynamicsModel] | None = None,
     ) -> None:
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
         device = logged.rows.device
-        update = compiled(update_function(learner, logged, autocast), compile_update, device)
+        updates = [
+            compiled(update_function(learner, logged, autocast, phase), compile_update, device)
+            for phase in range(learner.phases)
+        ]
         firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
+        nothing, log = [None] * len(groups), logged.log
         self.groups = [
-            PolicyGroup(config, learner, seeds, first, logged, imagination, update)
-            for seeds, first, imagination in zip(
-                groups, firsts, imaginations or repeat(None, len(groups)), strict=True
+            PolicyGroup(
+                config, learner, seeds, first, logged, imagination, Context(log, model), updates
+            )
+            for seeds, first, imagination, model in zip(
+                groups, firsts, imaginations or nothing, models or nothing, strict=True
             )
         ]
 
@@ -107,8 +123,8 @@ def check_buffers(imagination: ImaginationSettings, members: int, logged: Logged
         check_memory(needed, logged.rows.device)
 
 
-def update_function(learner: Learner, logged: Logged, autocast: bool) -> Update:
-    """One update, sampling included, as one function of tensors."""
+def update_function(learner: Learner, logged: Logged, autocast: bool, phase: int = 0) -> Update:
+    """One update of a phase, sampling included, as one function of tensors."""
     size, width = logged.observation_size, logged.action_size
     device, names = logged.rows.device.type, learner.metric_names
 
@@ -116,14 +132,19 @@ def update_function(learner: Learner, logged: Logged, autocast: bool) -> Update:
         state: LearnerState,
         logged_rows: Tensor,  # (n, W)
         imagined_rows: Tensor,  # (m, W)
-        real: Tensor,  # (P, B_real) int64: the first rows of the batch
-        imagined: Tensor,  # (P, B - B_real) int64
-        noise: Tensor,
-        sums: Tensor,  # (metrics, P), added to
+        real: Tensor,  # (P, L) int64: the first rows of the batch
+        imagined: Tensor,  # (P, B - L) int64
+        noise: Noise,
+        context: Context,
+        sums: Tensor,  # (2, metrics, P), added to: values, and how many there were
     ) -> None:
         rows = torch.cat([logged_rows[real], imagined_rows[imagined]], 1)
+        batch = Batch(*unpack(rows, size, width), real)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            metrics = learner.update(state, unpack(rows, size, width), noise)
-        sums.add_(torch.stack([metrics[name].float() for name in names]))
+            metrics = learner.update(state, batch, noise, context, phase)
+        zero = sums.new_zeros(sums.shape[-1])
+        values = torch.stack([metrics[name].float() if name in metrics else zero for name in names])
+        present = torch.stack([zero + float(name in metrics) for name in names])
+        sums.add_(torch.stack([values, present]))
 
     return update

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from worldrl.config.schema import GuardSettings, TrainConfig
 from worldrl.imagination.experience import Experience
-from worldrl.random import draw
+from worldrl.models.mlp import stack
+from worldrl.random import draw, generator
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Imagination, Learner, LearnerState
+from worldrl.types import Context, Imagination, Learner, LearnerState, Noise
 
-#: Updates whose noise and indices are drawn at once.
+#: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
+BLOCK_NUMBERS = 2**22
 
 Update = Callable[..., None]
 
@@ -39,21 +41,22 @@ class PolicyGroup:
         first: int,  # number of the first seed's member in the run's population
         logged: Logged,
         imagination: Imagination | None,
-        update: Update,
+        context: Context,
+        updates: Sequence[Update],  # one a phase of the learner
     ) -> None:
         self.learner, self.seeds, self.logged = learner, list(seeds), logged
-        self._update = update
+        self._updates, self._context = updates, context
         device, members = logged.rows.device, len(self.seeds)
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
-        self.state: LearnerState = learner.initialise(self.seeds, device, first)
+        self.state: LearnerState = learner.initialise(self.seeds, context.log, first)
         self.good = {name: value.clone() for name, value in flat(self.state).items()}
         self.trips: list[Trip | None] = [None] * members
         self.step = 0
-        self.sums = torch.zeros(len(learner.metric_names), members, device=device)
-        self.sum_count = 0
+        self.sums = torch.zeros(2, len(learner.metric_names), members, device=device)
         self.memories = [Memory()] * members
-        self._noise: tuple[int, Tensor, Tensor, Tensor] | None = None
+        self._block = block_length(learner, self.batch_size)
+        self._noise: tuple[int, Noise, Tensor, Tensor] | None = None
         self.scales = value_scales(logged, self.state["settings"])
         self._remedy = remedy(config)
 
@@ -81,10 +84,9 @@ class PolicyGroup:
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Updates up to number ``until``, refreshing the synthetic buffer where it is due."""
         while self.step < until and not self.stopped and not stop():
-            end = min(until, (self.step // NOISE_BLOCK + 1) * NOISE_BLOCK)
+            end = min(until, (self.step // self._block + 1) * self._block)
             if self.experience is not None:
-                policy = self.learner.policy_parameters(self.state)
-                end = min(end, self.experience.renew(self.step, policy))
+                end = min(end, self.experience.renew(self.step, self.state))
                 self._stop_without_rows(self.experience)
                 if self.finished:
                     return
@@ -96,43 +98,44 @@ class PolicyGroup:
                 self.trips[member] = Trip(NOTHING_IMAGINED, self.step)
 
     def _run_updates(self, count: int) -> None:
-        first = self.step % NOISE_BLOCK
-        noise, real, uniform = self._noise_block(self.step // NOISE_BLOCK)
+        noise, real, uniform = self._noise_block(self.step // self._block)
         synthetic, imagined = self.logged.rows, real[:, :, :0]
         if self.experience is not None:
             synthetic, imagined = self.experience.rows, self.experience.indices(uniform)
-        for index in range(first, first + count):
-            self._update(
+        for step in range(self.step, self.step + count):
+            index = step % self._block
+            self._updates[step % len(self._updates)](
                 self.state,
                 self.logged.rows,
                 synthetic,
                 real[:, index],
                 imagined[:, index],
-                noise[:, index],
+                {name: value[:, index] for name, value in noise.items()},
+                self._context,
                 self.sums,
             )
-        self.sum_count += count
         self.step += count
         self._hold_stopped()
 
-    def _noise_block(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _noise_block(self, block: int) -> tuple[Noise, Tensor, Tensor]:
         """Noise ``(P, K, ...)``, logged row numbers ``(P, K, real)`` and uniforms for the rest."""
         if self._noise is None or self._noise[0] != block:
             device, rows = self.logged.rows.device, len(self.logged.rows)
             rest = self.batch_size - self.real
-            noise = draw(
-                self.seeds,
-                "policy.noise",
-                block,
-                lambda g: self.learner.noise(g, NOISE_BLOCK, self.batch_size),
-                device,
+            noise = stack(
+                [
+                    self.learner.noise(
+                        generator(seed, "policy.noise", block, device), self._block, self.batch_size
+                    )
+                    for seed in self.seeds
+                ]
             )
             real = draw(
                 self.seeds,
                 "policy.rows",
                 block,
                 lambda g: torch.randint(
-                    rows, (NOISE_BLOCK, self.real), generator=g, device=g.device
+                    rows, (self._block, self.real), generator=g, device=g.device
                 ),
                 device,
             )
@@ -141,7 +144,7 @@ class PolicyGroup:
                 "policy.imagined",
                 block,
                 lambda g: torch.rand(
-                    NOISE_BLOCK, rest, generator=g, device=g.device, dtype=torch.float64
+                    self._block, rest, generator=g, device=g.device, dtype=torch.float64
                 ),
                 device,
             )
@@ -150,12 +153,20 @@ class PolicyGroup:
 
     def report(self, guard: GuardSettings) -> dict[str, list[float]]:
         """Means since the last report, health of imagination, and what the guards make of it."""
-        means = self.sums / max(self.sum_count, 1)
+        means = self.sums[0] / self.sums[1].clamp(min=1)
+        # A phase may leave a metric out: until its first value there is none.
+        missing = {
+            name
+            for name, count in zip(
+                self.learner.metric_names, self.sums[1, :, 0].tolist(), strict=True
+            )
+            if count == 0
+        }
+        means = means.where(self.sums[1] > 0, torch.nan)
         for member, trip in enumerate(self.trips):
             if trip is not None:
                 means[:, member] = torch.nan  # of updates that were thrown away, or of none
         self.sums.zero_()
-        self.sum_count = 0
         metrics = dict(zip(self.learner.metric_names, means.tolist(), strict=True))
         if self.experience is not None:
             health = self.experience.metrics
@@ -170,7 +181,7 @@ class PolicyGroup:
         ).all(0)
         readings = []
         for member in range(len(self.seeds)):
-            own = {name: values[member] for name, values in metrics.items()}
+            own = {name: v[member] for name, v in metrics.items() if name not in missing}
             scale, memory = self.scales[member], self.memories[member]
             verdict = check(guard, own, bool(finite[member]), self.step, scale, memory)
             readings.append(verdict.reading)
@@ -200,17 +211,16 @@ class PolicyGroup:
         """References to everything that must be saved, each ``(P, ...)``."""
         found = {f"learner/{name}": value for name, value in flat(self.state).items()}
         found |= {f"good/{name}": value for name, value in self.good.items()}
-        found["sums"] = self.sums.T
+        found["sums"] = self.sums.permute(2, 0, 1)
         if self.experience is not None:
-            policies = self.experience.policies(self.learner.policy_parameters(self.state))
-            found |= {f"refreshes/{name}": value for name, value in policies.items()}
+            sources = self.experience.tensors(self.state)
+            found |= {f"refreshes/{name}": value for name, value in sources.items()}
         return found
 
     def plain(self) -> dict[str, Any]:
         """The rest of what must be saved; JSON-able."""
         return {
             "step": self.step,
-            "sum_count": self.sum_count,
             "guards": [memory._asdict() for memory in self.memories],
             "trips": [None if trip is None else trip._asdict() for trip in self.trips],
             "refreshes": [] if self.experience is None else self.experience.ledger(),
@@ -222,15 +232,21 @@ class PolicyGroup:
         Raises:
             RunError: synthetic rows do not come out as they were.
         """
-        self.step, self.sum_count = plain["step"], plain["sum_count"]
+        self.step = plain["step"]
         self.memories = [Memory.from_json(memory) for memory in plain["guards"]]
         self.trips = [None if trip is None else Trip(**trip) for trip in plain["trips"]]
         if self.experience is not None:
-            policy = self.learner.policy_parameters(self.state)
-            self.experience.expect(plain["refreshes"], policy)
+            self.experience.expect(plain["refreshes"], self.state)
         copy_into(self.tensors(), tensors)
         if self.experience is not None:
             self.experience.remake()
+
+
+def block_length(learner: Learner, batch_size: int) -> int:
+    """Updates whose noise is drawn at once; a function of the settings alone."""
+    one = learner.noise(torch.Generator(), 1, batch_size)
+    numbers = sum(value.numel() for value in one.values())
+    return max(min(NOISE_BLOCK, BLOCK_NUMBERS // max(numbers, 1)), 1)
 
 
 def value_scales(logged: Logged, settings: Mapping[str, Tensor]) -> list[Scale]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from worldrl.config.schema import TrainConfig
 from worldrl.imagination import IMAGINATIONS
+from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
-from worldrl.rows import unpack
+from worldrl.models.world import World
 from worldrl.strict_json import finite
 from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.execution import Execution
@@ -61,14 +62,16 @@ def train_policy(
         "shared_model": model is not None and model.facts["shared_model"],
     }
     execution.session.plain = {**execution.session.plain, "policy": facts}
+    worlds = [] if model is None else _worlds(execution, model)
     stage = PolicyStage(
         config,
         learner,
         execution.groups,
         logged,
-        None if model is None else _imaginations(execution, learner, model),
+        None if model is None else _imaginations(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
+        [world.ensemble for world in worlds] or None,
     )
     execution.restore(stage)
     metrics = run_stage(stage, execution.session, _evaluation(execution, stage, learner, scorer))
@@ -85,30 +88,29 @@ def train_policy(
     return stage, metrics
 
 
-def _imaginations(execution: Execution, learner: Learner, model: WorldModel) -> list[Imagination]:
-    """Each group's, in the worlds of its own members."""
-    config, logged, device = execution.config, execution.logged, execution.device
-    assert isinstance(config, TrainConfig)
+def _worlds(execution: Execution, model: WorldModel) -> list[World]:
+    """Each group's: those of its own members."""
     worlds, first = [], 0
     for seeds in execution.groups:
         worlds.append(members(model.world, range(first, first + len(seeds))))
         first += len(seeds)
+    return worlds
+
+
+def _imaginations(
+    execution: Execution, learner: Learner, model: WorldModel, worlds: list[World]
+) -> list[Imagination]:
+    config, logged, device = execution.config, execution.logged, execution.device
+    assert isinstance(config, TrainConfig)
 
     def prepare(step: F, calls: int) -> F:
         worth_it = execution.compiles("rollout", calls, CALLS_WORTH_COMPILING)
         step = in_bf16(step, device) if config.precision == "bf16" else step
         return compiled(step, worth_it, device)
 
-    return IMAGINATIONS[config.imagination.kind](
-        config.imagination,
-        execution.groups,
-        learner.act,
-        worlds,
-        ends_function(model.facts["termination"], logged.observation_size),
-        unpack(logged.rows, logged.observation_size, logged.action_size),
-        config.num_updates,
-        prepare,
-    )
+    ends = ends_function(model.facts["termination"], logged.observation_size)
+    setup = Setup(execution.groups, learner, worlds, ends, logged.log, config.num_updates, prepare)
+    return IMAGINATIONS[config.imagination.kind](config.imagination, setup)
 
 
 def _evaluation(

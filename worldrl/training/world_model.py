@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldrl.config.schema import TerminationSettings
 from worldrl.errors import ConfigError, ModelError
-from worldrl.imagination.rollout import Ends
+from worldrl.imagination.setup import Ends
 from worldrl.imagination.termination import find_formula, formula
 from worldrl.models.ensemble import Ensemble, Standardizer
 from worldrl.models.world import World
