@@ -47,6 +47,16 @@ def init_uniform(
     return parameters
 
 
+def init_head(parameters: Parameters, bound: float, generator: torch.Generator) -> None:
+    """Hidden biases of 0.1 and a small uniform last layer, in place (An et al. 2021,
+    arXiv 2110.01548, code)."""
+    last = num_layers(parameters) - 1
+    for layer in range(last):
+        parameters[f"bias.{layer}"].fill_(0.1)
+    for name in f"weight.{last}", f"bias.{last}":
+        parameters[name].uniform_(-bound, bound, generator=generator)
+
+
 def stack(members: Sequence[Parameters]) -> Parameters:
     """Networks of the same shape as one, with a population axis in front."""
     return {name: torch.stack([one[name] for one in members]) for name in members[0]}

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from worldrl.config.fields import walk
+from worldrl.config.fields import group_of, walk
 from worldrl.config.loader import dump_config, load_config, load_saved, show_config
 from worldrl.config.recipes import read
 from worldrl.config.schema import (
@@ -332,7 +333,12 @@ def test_show_works_without_a_dataset() -> None:
 
 def test_every_setting_can_be_set_on_the_command_line() -> None:
     """Each key of the schema, given its own default, is accepted where its kind is chosen."""
-    kinds = {"learner": "sac"}, {"learner": "bc", "imagination": "none"}
+    learners = group_of(TrainConfig.model_fields["learner"])
+    assert learners is not None
+    kinds: list[dict[str, Any]] = [
+        {"learner": kind, "imagination": "none"} for kind in learners.classes
+    ]
+    kinds += [{}, {"learner.critic_loss.kind": "hl_gauss"}]
     for path in walk(TrainConfig):
         key = ".".join(path)
         if key in ("stage", "recipe"):

@@ -14,7 +14,7 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 from worldrl.config.learners import SACSettings
 from worldrl.learners import LEARNERS
 from worldrl.learners.policies import TanhGaussian, tanh_gaussian
-from worldrl.learners.sac import SAC, critic_values
+from worldrl.learners.sac import SAC
 from worldrl.training.compilation import compiled, compiler_available
 from worldrl.types import Batch, Metrics, Noise, Parameters, Transitions
 
@@ -344,7 +344,7 @@ def test_values_are_those_of_every_critic():
     sac = learner(num_critics=3)
     state = state_of(sac)
     observation, action = torch.randn(P, B, S).double(), torch.randn(P, B, A).double()
-    values = critic_values(state["critic"], observation, action)
+    values = sac.critics.values(state["critic"], {}, observation, action)
     assert values.shape == (P, 3, B)
     for member in range(P):
         reference = Reference(sac, state, member)

@@ -19,21 +19,54 @@ class LearnerSettings(Settings):
 
     batch_size: PositiveInt = 256
     """Rows of an update."""
+    standardize: bool = False
+    """Learn from observations less their mean in the data, over their deviation there plus 1e-3."""
 
 
-class SACSettings(LearnerSettings):
-    """Soft actor-critic; what MOPO, MOBILE and RAVL each do otherwise is a setting."""
+class SquaredLoss(Settings):
+    """Critics regress on their targets."""
 
-    kind: Literal["sac"] = "sac"
+    kind: Literal["squared"] = "squared"
+
+
+class HLGaussLoss(Settings):
+    """Critics classify their targets (Farebrother et al. 2024, arXiv 2403.03950)."""
+
+    kind: Literal["hl_gauss"] = "hl_gauss"
+    num_bins: Annotated[int, Field(ge=2)] = 101
+    low: PerMember[float] | None = None
+    """Least value that can be told; None: of the data's discounted returns, a tenth wider."""
+    high: PerMember[float] | None = None
+    smoothing: PositiveFloat = 0.75
+    """Deviation of a target's Gaussian, in widths of a bin."""
+
+
+CriticLoss = Annotated[SquaredLoss | HLGaussLoss, Field(discriminator="kind")]
+
+
+class CriticSettings(LearnerSettings):
+    """What every learner of action values has."""
+
     discount: PerMember[Discount] = 0.99
     hidden: Hidden = (256, 256)
     num_critics: PositiveInt = 2
     """Targets take the least of them."""
-    actor_learning_rate: PerMember[PositiveFloat] = 1e-4
     critic_learning_rate: PerMember[PositiveFloat] = 3e-4
-    temperature_learning_rate: PerMember[PositiveFloat] = 1e-4
     target_rate: PerMember[Share] = 0.005
     """Share of the critic that its target network takes over at every update."""
+    critic_loss: CriticLoss = SquaredLoss()
+    layer_norm: bool = False
+    """In the critics, and in SAC's actor."""
+    init: Literal["default", "edac"] = "default"
+    """Of the networks; edac: biases of 0.1, and last layers close to 0."""
+
+
+class SACSettings(CriticSettings):
+    """Soft actor-critic; what MOPO, MOBILE and RAVL each do otherwise is a setting."""
+
+    kind: Literal["sac"] = "sac"
+    actor_learning_rate: PerMember[PositiveFloat] = 1e-4
+    temperature_learning_rate: PerMember[PositiveFloat] = 1e-4
     temperature: Literal["auto", "fixed"] = "auto"
     """auto: learned, so that the policy's entropy nears `target_entropy`."""
     initial_temperature: PerMember[PositiveFloat] = 1.0
@@ -46,10 +79,6 @@ class SACSettings(LearnerSettings):
     """Count the entropy to come in the critics' targets."""
     actor_schedule: Literal["constant", "cosine"] = "cosine"
     """Of the actor's learning rate; cosine ends at 0."""
-    layer_norm: bool = False
-    """In the critics."""
-    init: Literal["default", "edac"] = "default"
-    """Of the networks; edac: biases of 0.1, and last layers close to 0."""
 
 
 class BCSettings(LearnerSettings):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.learners import BCSettings
+from worldrl.learners.inputs import moments, standardized
 from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import at_least_float32, init_uniform, mlp, stack
 from worldrl.optim import adam_init, adam_step
@@ -36,6 +37,7 @@ class BehaviourCloning:
         numbers = {"learning_rate": self.settings.learning_rate}
         return {
             "settings": settings_tensors(numbers, first, len(seeds), device),
+            "inputs": moments(log, len(seeds), self.settings.standardize),
             "actor": actor,
             "actor_adam": adam_init(actor),
         }
@@ -50,7 +52,7 @@ class BehaviourCloning:
         """One regression step, in place."""
 
         def loss(actor: Parameters) -> tuple[Tensor, Tensor]:
-            error = self.act(actor, batch.observation, None) - batch.action
+            error = self.act(actor | state["inputs"], batch.observation, None) - batch.action
             per_member = error.square().mean((1, 2))
             return per_member.sum(), per_member
 
@@ -60,10 +62,10 @@ class BehaviourCloning:
         return {"actor_loss": losses}
 
     def policy_parameters(self, state: LearnerState) -> Parameters:
-        """The policy network."""
-        actor: Parameters = state["actor"]
-        return actor
+        """The policy network, and how it sees observations."""
+        policy: Parameters = state["actor"] | state["inputs"]
+        return policy
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """Deterministic; ``noise`` is ignored."""
-        return torch.tanh(at_least_float32(mlp(policy, observation)))
+        return torch.tanh(at_least_float32(mlp(policy, standardized(policy, observation))))

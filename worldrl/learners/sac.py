@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.learners import SACSettings
-from worldrl.learners.policies import tanh_gaussian
+from worldrl.learners.critics import Critics, move_target
+from worldrl.learners.inputs import moments, standardized
+from worldrl.learners.policies import init_actor, tanh_gaussian
 from worldrl.learners.settings import settings_tensors
-from worldrl.models.mlp import at_least_float32, init_uniform, scalar_mlp, stack
 from worldrl.optim import adam_init, adam_step
-from worldrl.random import generator
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
 
@@ -27,14 +27,6 @@ class SAC:
     """Soft actor-critic for a population of P members."""
 
     phases = 1
-    metric_names = (
-        "critic_loss",
-        "actor_loss",
-        "value_mean",
-        "backup_mean",
-        "temperature",
-        "entropy",
-    )
 
     def __init__(
         self, settings: SACSettings, observation_size: int, action_size: int, num_updates: int
@@ -43,34 +35,26 @@ class SAC:
         self.observation_size = observation_size
         self.action_size = action_size
         self.num_updates = num_updates
+        self.critics = Critics(settings, observation_size, action_size)
+        self.metric_names = (
+            *("critic_loss", "actor_loss", "value_mean", "backup_mean", "temperature", "entropy"),
+            *self.critics.metric_names,
+        )
 
     def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
         """Fresh networks, one generator per member and network; the target equals the critic."""
-        settings, actors, critics = self.settings, [], []
         device = log.transitions.reward.device
-        for seed in seeds:
-            actor = init_uniform(
-                [self.observation_size, *settings.hidden, 2 * self.action_size],
-                (),
-                generator(seed, "sac.actor"),
-                settings.layer_norm,
-            )
-            critic = init_uniform(
-                [self.observation_size + self.action_size, *settings.hidden, 1],
-                (settings.num_critics,),
-                generator(seed, "sac.critic"),
-                settings.layer_norm,
-            )
-            if settings.init == "edac":
-                _edac_init(actor, 1e-3, generator(seed, "sac.actor.head"))
-                _edac_init(critic, 3e-3, generator(seed, "sac.critic.head"))
-            actors.append(actor)
-            critics.append(critic)
-        actor, critic = _stack(actors, device), _stack(critics, device)
+        settings = self.settings
+        sizes = [self.observation_size, *settings.hidden, 2 * self.action_size]
+        edac = settings.init == "edac"
+        actor = init_actor(seeds, "sac.actor", sizes, device, settings.layer_norm, edac)
+        critic = self.critics.initialise(seeds, device, "sac.critic")
         own = settings_tensors(self._per_member(), first, len(seeds), device)
         temperature = {"log_value": own["initial_temperature"].log().float()}
         return {
             "settings": own,
+            "inputs": moments(log, len(seeds), self.settings.standardize),
+            "support": self.critics.support(log, first, len(seeds)),
             "actor": actor,
             "critic": critic,
             "target": {name: value.clone() for name, value in critic.items()},
@@ -107,23 +91,27 @@ class SAC:
         self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
     ) -> Metrics:
         """One critic, actor, temperature and target step, in place."""
-        actor, critic, target = state["actor"], state["critic"], state["target"]
+        actor, critic, support = state["actor"], state["critic"], state["support"]
         log_temperature = state["temperature"]["log_value"]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
         temperature = log_temperature.exp().minimum(own["max_temperature"])
+        observation = standardized(state["inputs"], batch.observation)
+        following = standardized(state["inputs"], batch.next_observation)
 
-        next_action, next_log_density = tanh_gaussian(actor, batch.next_observation).sample(
+        next_action, next_log_density = tanh_gaussian(actor, following).sample(
             noise["actions"][:, 0]
         )
-        next_value = critic_values(target, batch.next_observation, next_action).amin(1)
+        next_value = self.critics.values(state["target"], support, following, next_action).amin(1)
         if self.settings.entropy_in_target:
             next_value = next_value - temperature[:, None] * next_log_density
         discount = own["discount"][:, None] * (1 - batch.terminated)
         backup = batch.reward + discount * next_value
 
         def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            values = critic_values(critic, batch.observation, batch.action)  # (P, M, B)
-            per_member = (values - backup[:, None]).square().mean(-1).sum(1)  # sum over critics
+            losses, values = self.critics.loss(
+                critic, support, observation, batch.action, backup[:, None]
+            )
+            per_member = losses.mean(-1).sum(1)  # sum over critics
             return per_member.sum(), (per_member, values.mean((1, 2)))
 
         gradients, (_, (critic_losses, value_means)) = grad_and_value(critic_loss, has_aux=True)(
@@ -132,10 +120,9 @@ class SAC:
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
 
         def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            action, log_density = tanh_gaussian(actor, batch.observation).sample(
-                noise["actions"][:, 1]
-            )
-            values = critic_values(critic, batch.observation, action).amin(1)
+            distribution = tanh_gaussian(actor, observation)
+            action, log_density = distribution.sample(noise["actions"][:, 1])
+            values = self.critics.values(critic, support, observation, action).amin(1)
             per_member = (temperature[:, None] * log_density - values).mean(-1)
             return per_member.sum(), (per_member, log_density.mean(-1))
 
@@ -150,8 +137,7 @@ class SAC:
             gradients = {"log_value": -(log_densities + own["target_entropy"])}
             rate = own["temperature_learning_rate"]
             adam_step(state["temperature"], gradients, state["temperature_adam"], rate)
-        for name, value in target.items():
-            value.lerp_(critic[name], own["target_rate"].view(-1, *[1] * (value.dim() - 1)))
+        move_target(state["target"], critic, own["target_rate"])
         return {
             "critic_loss": critic_losses,
             "actor_loss": actor_losses,
@@ -159,6 +145,7 @@ class SAC:
             "backup_mean": backup.mean(-1),
             "temperature": temperature,
             "entropy": -log_densities,
+            **self.critics.metrics(backup, support),
         }
 
     def actor_decay(self, state: LearnerState) -> Tensor:
@@ -169,36 +156,17 @@ class SAC:
         return 0.5 * (1 + torch.cos(math.pi * (steps / self.num_updates).clamp(max=1.0)))
 
     def policy_parameters(self, state: LearnerState) -> Parameters:
-        """The actor network."""
-        actor: Parameters = state["actor"]
-        return actor
+        """The actor network, and how it sees observations."""
+        policy: Parameters = state["actor"] | state["inputs"]
+        return policy
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """Sample with ``noise``, or the squashed mean without."""
-        distribution = tanh_gaussian(policy, observation)
+        distribution = tanh_gaussian(policy, standardized(policy, observation))
         if noise is None:
             return torch.tanh(distribution.mean)
         return torch.tanh(distribution.mean + distribution.log_std.exp() * noise)
 
 
-def critic_values(critic: Parameters, observation: Tensor, action: Tensor) -> Tensor:
-    """``(P, B, S), (P, B, A) -> (P, M, B)`` for M critics."""
-    joined = torch.cat([observation, action], -1)[:, None]
-    return at_least_float32(scalar_mlp(critic, joined))
-
-
 def _times(value: float | tuple[float, ...], factor: int) -> float | tuple[float, ...]:
     return tuple(factor * one for one in value) if isinstance(value, tuple) else factor * value
-
-
-def _stack(members: list[Parameters], device: torch.device) -> Parameters:
-    return {name: value.to(device) for name, value in stack(members).items()}
-
-
-def _edac_init(parameters: Parameters, head: float, generator: torch.Generator) -> None:
-    """Hidden biases 0.1 and a small uniform head (An et al. 2021, arXiv 2110.01548, code)."""
-    last = max(int(name.split(".")[1]) for name in parameters)
-    for layer in range(last):
-        parameters[f"bias.{layer}"].fill_(0.1)
-    for name in f"weight.{last}", f"bias.{last}":
-        parameters[name].uniform_(-head, head, generator=generator)
