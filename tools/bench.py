@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from worldrl.imagination.branched import branched_rollouts
 from worldrl.imagination.rollout import Step, chunk_rows
 from worldrl.imagination.setup import Setup
 from worldrl.imagination.termination import RULES
-from worldrl.learners.sac import SAC
+from worldrl.learners import LEARNERS
 from worldrl.models.world import World
 from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.ensemble import EnsembleStage
@@ -42,7 +43,6 @@ from worldrl.training.logged import Logged
 from worldrl.training.loop import Session, run_stage
 from worldrl.training.metrics import MetricsWriter
 from worldrl.training.policy import PolicyStage
-from worldrl.training.policy_group import NOISE_BLOCK
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.signals import StopRequests
 from worldrl.training.stages import group_seeds
@@ -257,14 +257,16 @@ class Bench:
 
         return work
 
-    def policy_stage(self) -> PolicyStage:
+    def policy_stage(self, config: TrainConfig) -> PolicyStage:
         """A policy stage on an untrained world."""
         untrained = EnsembleStage(
             self.config.model, self.groups, self.logged, self.rows, False, False
         )
         ensembles = untrained.ensembles()
         worlds = [World(ensemble, {}) for ensemble in ensembles]
-        learner = SAC(self.config.learner, OBSERVATION, ACTION, self.config.num_updates)
+        learner = LEARNERS[config.learner.kind](
+            config.learner, OBSERVATION, ACTION, config.num_updates
+        )
         rule = RULES["walker2d"].ends
 
         def ends(
@@ -276,7 +278,7 @@ class Bench:
             # The rule is computed as in training, and no row leaves, so that the work is fixed.
             return rule(observation, action, following) & (following[..., 0] > 1e30)
 
-        settings = self.config.imagination
+        settings = config.imagination
         assert settings.kind == "branched"
         setup = Setup(
             self.groups,
@@ -284,13 +286,11 @@ class Bench:
             worlds,
             ends,
             self.logged.log,
-            self.config.num_updates,
+            config.num_updates,
             self.prepared,
         )
         imaginations = branched_rollouts(settings, setup)
-        return PolicyStage(
-            self.config, learner, self.groups, self.logged, imaginations, True, ensembles
-        )
+        return PolicyStage(config, learner, self.groups, self.logged, imaginations, True, ensembles)
 
     def prepared(self, step: Step, calls: int) -> Step:
         """Compiled, as a long run has it."""
@@ -305,7 +305,7 @@ class Bench:
 
     def rollout_work(self) -> Callable[[], int]:
         """One refresh of every member."""
-        stage = self.policy_stage()
+        stage = self.policy_stage(self.config)
         settings = self.config.imagination
         assert settings.kind == "branched"
         step = 0
@@ -320,21 +320,27 @@ class Bench:
 
         return work
 
-    def sac(self, rounds: int) -> Line:
-        """SAC updates, 2 critics 2 x 256, batch 256, sampling included, no refresh."""
-        shapes = sac_shapes(self.config)
-        return self.line("sac", "updates/s", self.sac_work(), shapes, rounds)
+    def updates(self, name: str, rounds: int) -> Line:
+        """Updates of a learner of :data:`LEARNER_BENCHES`, sampling included, no refresh."""
+        config, (_, shapes) = self.with_learner(name), LEARNER_BENCHES[name]
+        return self.line(name, "updates/s", self.updates_work(config), shapes(config), rounds)
 
-    def sac_work(self) -> Callable[[], int]:
+    def with_learner(self, name: str) -> TrainConfig:
+        """The configuration of one of :data:`LEARNER_BENCHES`."""
+        settings, _ = LEARNER_BENCHES[name]
+        return TrainConfig.model_validate({**self.config.model_dump(), "learner": settings})
+
+    def updates_work(self, config: TrainConfig) -> Callable[[], int]:
         """300 updates of every member."""
-        stage = self.policy_stage()
+        stage = self.policy_stage(config)
         stage.advance(1, never)  # fills the buffer and compiles
 
         def work() -> int:
             before = stage.step
             for group in stage.groups:
-                for _ in range(3):
-                    group._run_updates(NOISE_BLOCK - group.step % NOISE_BLOCK)
+                end = before + 300
+                while group.step < end:
+                    group._run_updates(min(end - group.step, group.left_in_block))
             return (stage.step - before) * self.population
 
         return work
@@ -351,8 +357,7 @@ class Bench:
                 "guard": GuardSettings(value_bound=1e9, value_growth=1e9, critic_loss_growth=1e9),
             }
         )
-        self.config = config
-        stage = self.policy_stage()
+        stage = self.policy_stage(config)
         stage.advance(1_000, never)  # compiles
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -381,7 +386,11 @@ def never() -> bool:
     return False
 
 
-NAMES = ("ensemble", "rollout", "sac")
+#: Settings of a learner and the products of one update, by the bench's name.
+LEARNER_BENCHES: dict[str, tuple[dict[str, Any], Callable[[TrainConfig], list[Shape]]]] = {
+    "sac": ({"kind": "sac"}, sac_shapes),
+}
+NAMES = ("ensemble", "rollout", *LEARNER_BENCHES)
 
 
 def main() -> int:
@@ -409,7 +418,10 @@ def main() -> int:
     for precision in arguments.precision:
         bench = Bench(precision, arguments.population, device)
         for name in (name for name in names if name in NAMES):
-            line: Line = getattr(bench, name)(arguments.rounds)
+            if name in LEARNER_BENCHES:
+                line = bench.updates(name, arguments.rounds)
+            else:
+                line = getattr(bench, name)(arguments.rounds)
             lines.append(line)
             print(
                 f"{line.name:14s} {line.rate:12,.1f} {line.unit:14s} "

@@ -22,7 +22,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from bench import ACTION, HORIZON, OBSERVATION, ROWS, STARTS, Bench, logged_data
+from bench import ACTION, HORIZON, LEARNER_BENCHES, OBSERVATION, ROWS, STARTS, Bench, logged_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -426,6 +426,8 @@ JAX = {"ensemble": jax_ensemble, "rollout": jax_rollout, "sac": jax_sac}
 def worldrl_work(name: str) -> Work:
     """What tools/bench measures."""
     bench = Bench("float32", 1, torch.device("cpu"))
+    if name in LEARNER_BENCHES:
+        return bench.updates_work(bench.with_learner(name))
     work: Work = getattr(bench, f"{name}_work")()
     return work
 

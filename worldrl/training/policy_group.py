@@ -81,10 +81,15 @@ class PolicyGroup:
     def finished(self) -> bool:
         return self.stopped or self.step >= self.total
 
+    @property
+    def left_in_block(self) -> int:
+        """Updates until noise is drawn again."""
+        return self._block - self.step % self._block
+
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
         """Updates up to number ``until``, refreshing the synthetic buffer where it is due."""
         while self.step < until and not self.stopped and not stop():
-            end = min(until, (self.step // self._block + 1) * self._block)
+            end = min(until, self.step + self.left_in_block)
             if self.experience is not None:
                 end = min(end, self.experience.renew(self.step, self.state))
                 self._stop_without_rows(self.experience)
