@@ -16,7 +16,13 @@ from worldrl.config.loader import load_config, load_saved
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOOLS = REPOSITORY / "tools"
-RECORDS = sorted((REPOSITORY / "docs" / "results").glob("*.json"))
+RESULTS = REPOSITORY / "docs" / "results"
+RECORDS = sorted(RESULTS.glob("**/*.json"))
+sys.path.insert(0, str(TOOLS))
+
+
+def name_of(record: Path) -> str:
+    return record.relative_to(RESULTS).with_suffix("").as_posix()
 
 
 @pytest.mark.parametrize("name", ["bench", "bench_baselines", "make_datasets", "records"])
@@ -33,20 +39,25 @@ def test_scripts_explain_themselves(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def experiments() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((TOOLS / "experiments.yaml").read_text())
-    return found
+    import records
+
+    return records.load_experiments()
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: name_of(path))
 def test_a_record_is_what_its_command_would_run(
     path: Path, experiments: dict[str, Any], tmp_path: Path
 ) -> None:
     record = json.loads(path.read_text())
     experiment = experiments[record["name"]]
-    assert record["command"] == f"tools/records run {path.stem}"
+    assert record["name"] == name_of(path)
+    assert record["command"] == f"tools/records run {name_of(path)}"
     assert record["environment"]["git"]["modified"] is False
     assert record["dataset"]["file"] == experiment["dataset"]
     overrides = {"dataset.source": "x", **experiment["overrides"]}
+    if "model" in experiment:  # a given model brings the settings it was trained with
+        given = experiment["model"]["settings"]
+        overrides |= {f"model.{name}": value for name, value in given.items()}
     settings = record["settings"]
     settings["dataset"]["source"] = "x"
     (tmp_path / "config.yaml").write_text(yaml_subset.dump(settings))
@@ -55,11 +66,16 @@ def test_a_record_is_what_its_command_would_run(
 
 
 def test_every_experiment_has_its_record(experiments: dict[str, Any]) -> None:
-    assert sorted(experiments) == [path.stem for path in RECORDS]
+    """But for cells of the table of methods, which grows cell by cell."""
+    wanted = {name for name in experiments if not name.startswith("methods/")}
+    found = {name_of(path) for path in RECORDS}
+    assert wanted == {name for name in found if not name.startswith("methods/")}
+    assert found <= set(experiments)
 
 
 def test_the_table_is_that_of_the_records(experiments: dict[str, Any]) -> None:
-    sys.path.insert(0, str(TOOLS))
     import records
 
-    assert (records.RESULTS / "README.md").read_text() == records.table(experiments)
+    methods = yaml.safe_load((TOOLS / "methods.yaml").read_text())
+    assert (RESULTS / "README.md").read_text() == records.table(experiments)
+    assert (RESULTS / "methods.md").read_text() == records.methods_table(methods)

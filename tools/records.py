@@ -1,12 +1,14 @@
 """Make the records under docs/results, and the table from them.
 
     tools/records run NAME [--data DIR] [--out RUN_DIR] [--model RUN_DIR]
+    tools/records all [--data DIR] [--only TEXT]
     tools/records table
 
-``run`` trains the experiment NAME of tools/experiments.yaml, scores every seed's last policy and
-writes docs/results/NAME.json: settings, dataset, versions, hardware, curve, scores. A run that was
-stopped is continued when it is asked for again. ``table`` writes docs/results/README.md from the
-records alone.
+``run`` trains the experiment NAME of tools/experiments.yaml, or ``methods/DATASET-RECIPE``, a cell
+of tools/methods.yaml, scores every seed's last policy and writes docs/results/NAME.json: settings,
+dataset, versions, hardware, curve, scores. A run that was stopped is continued when it is asked for
+again. ``all`` runs the cells of tools/methods.yaml that have no record yet. ``table`` writes
+docs/results/README.md and methods.md from the records alone.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 EPISODES = 10
 
-#: Experiments of this prefix get a table of their own.
+#: Experiments of these prefixes get tables of their own.
 CHOICE = "choice-"
+METHODS = "methods/"
 
 
 def data_baselines(dataset: Any) -> dict[str, float]:
@@ -42,8 +45,53 @@ def data_baselines(dataset: Any) -> dict[str, float]:
         "mean": float(returns.mean()),
         "last_tenth": float(returns[-tenth:].mean()),
         "best_tenth": float(np.sort(returns)[-tenth:].mean()),
+        "best": float(returns.max()),
         "episodes": len(returns),
     }
+
+
+def load_experiments() -> dict[str, Any]:
+    """Those of tools/experiments.yaml, and the cells of tools/methods.yaml."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / "tools" / "experiments.yaml").read_text())
+    return found | cells(yaml.safe_load((ROOT / "tools" / "methods.yaml").read_text()))
+
+
+def cells(methods: dict[str, Any]) -> dict[str, Any]:
+    """Every recipe on every dataset, in the order of the file, as experiments."""
+    found = {}
+    for recipe, own in methods["recipes"].items():
+        own = dict(own or {})
+        own_model = own.pop("own_model", False)
+        imagines = worldrl.load_config("train", recipe, {"dataset": "x"}).imagination.kind != "none"
+        for name, file in methods["datasets"].items():
+            shared = imagines and not own_model
+            found[f"{METHODS}{name}-{recipe}"] = {
+                "recipe": recipe,
+                "dataset": file,
+                "overrides": {
+                    **methods["common"],
+                    **(methods["imagined"] if imagines else {}),
+                    **own,
+                },
+                **({"model": {"name": name, "settings": methods["model"]}} if shared else {}),
+            }
+    return found
+
+
+def shared_model(experiment: dict[str, Any], data: Path) -> Path | None:
+    """The world models of a cell's dataset; trained where they are not there yet."""
+    if "model" not in experiment:
+        return None
+    out = ROOT / "runs" / "records" / "models" / experiment["model"]["name"]
+    if not (out / "model" / "model.json").exists():
+        settings = {f"model.{key}": value for key, value in experiment["model"]["settings"].items()}
+        common = {key: experiment["overrides"][key] for key in ("population", "threads", "compile")}
+        source = {"dataset": str(data / experiment["dataset"])}
+        config = worldrl.load_config("pretrain", "ensemble", source | common | settings)
+        done = worldrl.resume(out) if out.exists() else worldrl.pretrain(config, out)
+        if done.exit_code:
+            sys.exit(done.exit_code)
+    return out
 
 
 def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Path | None) -> None:
@@ -96,8 +144,9 @@ def run(name: str, experiment: dict[str, Any], data: Path, out: Path, model: Pat
         "curve": curve,
         "environment": json.loads((out / "environment.json").read_text()),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
     print(score.protocol())
 
 
@@ -176,6 +225,61 @@ def table(experiments: dict[str, Any]) -> str:
     )
 
 
+def methods_table(methods: dict[str, Any]) -> str:
+    """Markdown from the cells' records: a row a recipe, a column a dataset."""
+    found = {}
+    for name in cells(methods):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            found[name] = json.loads(path.read_text())
+    common = methods["common"]
+    width = " x ".join(str(size) for size in common["learner.hidden"])
+    lines = [
+        "# Every method on the same data",
+        "",
+        "Built by `tools/records table` from the records under `methods/`; a cell is made again by",
+        "`tools/records run methods/DATASET-RECIPE`. Small networks and few updates, the same for",
+        f"all: policies and critics of {width} units, {common['num_updates']:,} updates,",
+        f"{common['population']} seeds as one population with one world model a seed; the rest is",
+        "each recipe's own row for data without published settings. This compares what methods do",
+        "with a small budget, not what they reach. Mean return ± deviation over seeds of the last",
+        f"policy, {EPISODES} deterministic episodes each, and the normalised score in brackets;",
+        "**bold** is above the data's mean; g: seeds that a guard stopped, scored with their last",
+        "good policy.",
+        "",
+        f"| | {' | '.join(methods['datasets'])} |",
+        "|---" * (len(methods["datasets"]) + 1) + "|",
+    ]
+    for label, key in (
+        ("data: mean", "mean"),
+        ("data: last tenth", "last_tenth"),
+        ("data: best episode", "best"),
+    ):
+        row = []
+        for dataset in methods["datasets"]:
+            of = [one for name, one in found.items() if name.startswith(f"{METHODS}{dataset}-")]
+            row.append(f"{of[0]['dataset']['returns'][key]:,.0f}" if of else "")
+        lines.append(f"| {label} | {' | '.join(row)} |")
+    for recipe in methods["recipes"]:
+        row = [_cell(found.get(f"{METHODS}{name}-{recipe}")) for name in methods["datasets"]]
+        if any(row):
+            lines.append(f"| `{recipe}` | {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return ""
+    score = record["score"]
+    text = f"{score['return_mean']:,.0f} ± {score['return_std']:,.0f}"
+    if score["normalized_score"] is not None:
+        text += f" [{score['normalized_score']:.0f}]"
+    if score["return_mean"] > record["dataset"]["returns"]["mean"]:
+        text = f"**{text}**"
+    stopped = sum(score["stopped_by_guard"] or [])
+    return f"{text} g{stopped}" if stopped else text
+
+
 def choice_table(records: list[dict[str, Any]], experiments: dict[str, Any]) -> list[str]:
     """Markdown: returns on the way, one row for every setting that was changed."""
     if not records:
@@ -201,24 +305,39 @@ def choice_table(records: list[dict[str, Any]], experiments: dict[str, Any]) -> 
 
 def main() -> int:
     """Run one experiment, or build the table."""
-    experiments = yaml.safe_load((ROOT / "tools" / "experiments.yaml").read_text())
+    experiments = load_experiments()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="train, score and record one experiment")
-    one.add_argument("name", choices=list(experiments))
+    one.add_argument("name", choices=list(experiments), metavar="NAME")
+    every = commands.add_parser("all", help="run the cells of tools/methods.yaml without a record")
+    every.add_argument("--only", default="", help="cells whose name holds this")
     default = os.environ.get("WORLDRL_TEST_DATA", str(ROOT / "data"))
-    one.add_argument("--data", type=Path, default=Path(default), help="folder of the datasets")
+    for command in one, every:
+        command.add_argument("--data", type=Path, default=Path(default), help="of the datasets")
     one.add_argument("--out", type=Path, help="run directory (default: runs/records/NAME)")
     one.add_argument("--model", type=Path, help="a run whose world model is used")
     commands.add_parser("table", help="write docs/results/README.md")
     arguments = parser.parse_args()
     if arguments.command == "table":
         (RESULTS / "README.md").write_text(table(experiments))
+        methods = yaml.safe_load((ROOT / "tools" / "methods.yaml").read_text())
+        (RESULTS / "methods.md").write_text(methods_table(methods))
         return 0
+    if arguments.command == "all":
+        for name, experiment in experiments.items():
+            wanted = name.startswith(METHODS) and arguments.only in name
+            if wanted and not (RESULTS / f"{name}.json").exists():
+                print(f"records: {name}", flush=True)
+                out = ROOT / "runs" / "records" / name
+                run(name, experiment, arguments.data, out, shared_model(experiment, arguments.data))
+        return 0
+    experiment = experiments[arguments.name]
     out = arguments.out or ROOT / "runs" / "records" / arguments.name
-    run(arguments.name, experiments[arguments.name], arguments.data, out, arguments.model)
+    model = arguments.model or shared_model(experiment, arguments.data)
+    run(arguments.name, experiment, arguments.data, out, model)
     return 0
 
 
