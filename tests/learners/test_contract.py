@@ -37,6 +37,7 @@ def variants() -> list[Any]:
         changes: list[dict[str, Any]] = [{}, {"standardize": True}, *VARIANTS.get(kind, [])]
         if "critic_loss" in GROUP.classes[kind].model_fields:
             changes.append({"critic_loss": {"kind": "hl_gauss", "num_bins": 11}})
+            changes.append({"critic_loss": {"kind": "huber", "threshold": 0.1}})
         found += [pytest.param(kind, change, id=f"{kind} {change or ''}") for change in changes]
     return found
 

@@ -41,7 +41,16 @@ class HLGaussLoss(Settings):
     """Deviation of a target's Gaussian, in widths of a bin."""
 
 
-CriticLoss = Annotated[SquaredLoss | HLGaussLoss, Field(discriminator="kind")]
+class HuberLoss(Settings):
+    """Critics regress on their targets, and large errors count in proportion: squares over twice
+    the threshold t up to it, ``|error| - t / 2`` beyond (RIQL, arXiv 2310.12955)."""
+
+    kind: Literal["huber"] = "huber"
+    threshold: PositiveFloat = 1.0
+    """RIQL's is 1 / sigma**2."""
+
+
+CriticLoss = Annotated[SquaredLoss | HLGaussLoss | HuberLoss, Field(discriminator="kind")]
 
 
 class CriticSettings(LearnerSettings):
