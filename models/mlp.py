@@ -68,12 +68,17 @@ def num_layers(parameters: Parameters) -> int:
 
 
 def hidden_features(
-    parameters: Parameters, inputs: Tensor, activation: Activation, layers: int
+    parameters: Parameters,
+    inputs: Tensor,
+    activation: Activation,
+    layers: int,
+    masks: Sequence[Tensor] = (),
 ) -> Tensor:
     """The first ``layers`` layers, each followed by ``activation``.
 
     Args:
         inputs: ``(*lead, B, in)``; axes of size 1 in ``lead`` broadcast.
+        masks: ``(*lead, B, hidden)`` of every layer, multiplied with what it puts out; or none.
 
     Returns:
         ``(*lead, B, hidden)``.
@@ -85,6 +90,8 @@ def hidden_features(
             hidden = F.layer_norm(hidden, hidden.shape[-1:])
             hidden = hidden * parameters[f"scale.{layer}"] + parameters[f"shift.{layer}"]
         hidden = activation(hidden)
+        if masks:
+            hidden = hidden * masks[layer]
     return hidden
 
 

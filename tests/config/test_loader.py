@@ -333,12 +333,14 @@ def test_show_works_without_a_dataset() -> None:
 
 def test_every_setting_can_be_set_on_the_command_line() -> None:
     """Each key of the schema, given its own default, is accepted where its kind is chosen."""
-    learners = group_of(TrainConfig.model_fields["learner"])
+    learners, samplings = (group_of(TrainConfig.model_fields[n]) for n in ("learner", "sampling"))
     assert learners is not None
+    assert samplings is not None
     kinds: list[dict[str, Any]] = [
         {"learner": kind, "imagination": "none"} for kind in learners.classes
     ]
-    kinds += [{}, {"learner.critic_loss.kind": "hl_gauss"}]
+    kinds += [{"sampling": kind} for kind in samplings.classes]
+    kinds += [{}, *({"learner.critic_loss.kind": kind} for kind in ("hl_gauss", "huber"))]
     for path in walk(TrainConfig):
         key = ".".join(path)
         if key in ("stage", "recipe"):

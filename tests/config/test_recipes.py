@@ -6,6 +6,7 @@ from importlib.resources import files
 import pytest
 
 from worldrl.config import recipes
+from worldrl.config.learners import IQLSettings
 from worldrl.config.loader import load_config
 from worldrl.config.schema import BranchedSettings
 
@@ -73,3 +74,29 @@ def test_a_row_needs_the_exact_dataset_name() -> None:
     generic = load_config("train", "mopo", ["dataset=x"]).imagination
     for source in ("d4rl:hopper-medium-v0", "hopper-medium-v2", "minari:hopper-medium-v2"):
         assert load_config("train", "mopo", [f"dataset={source}"]).imagination == generic
+
+
+# Rewards, shift, expectile, inverse temperature and dropout of the official code.
+IQL = {
+    "halfcheetah-medium-v2": ("return_range", 0.0, 0.7, 3.0, 0.0),
+    "hopper-medium-replay-v2": ("return_range", 0.0, 0.7, 3.0, 0.0),
+    "walker2d-medium-expert-v2": ("return_range", 0.0, 0.7, 3.0, 0.0),
+    "antmaze-umaze-v0": ("none", -1.0, 0.9, 10.0, 0.0),
+    "antmaze-large-diverse-v2": ("none", -1.0, 0.9, 10.0, 0.0),
+    "pen-human-v0": ("none", 0.0, 0.7, 0.5, 0.1),
+    "relocate-cloned-v1": ("none", 0.0, 0.7, 0.5, 0.1),
+    "kitchen-mixed-v0": ("none", 0.0, 0.7, 0.5, 0.1),
+    "maze2d-umaze-v1": ("none", 0.0, 0.7, 3.0, 0.0),
+}
+
+
+@pytest.mark.parametrize(("task", "expected"), IQL.items())
+def test_iql_has_the_published_settings_of_each_task(
+    task: str, expected: tuple[str, float, float, float, float]
+) -> None:
+    config = load_config("train", "iql", [f"dataset=d4rl:{task}"])
+    learner, dataset = config.learner, config.dataset
+    assert isinstance(learner, IQLSettings)
+    rewards = (dataset.reward_normalization, dataset.reward_shift)
+    assert (*rewards, learner.expectile, learner.inverse_temperature, learner.dropout) == expected
+    assert (learner.policy, learner.quantile, learner.num_critics) == ("gaussian", None, 2)

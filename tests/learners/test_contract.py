@@ -26,7 +26,21 @@ assert GROUP is not None
 KINDS = sorted(GROUP.classes)
 
 #: Settings beside the defaults under which the contract must hold too.
-VARIANTS: dict[str, list[dict[str, Any]]] = {}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "iql": [
+        {"policy": "deterministic"},
+        {"dropout": 0.3},
+        {"layer_norm": True, "init": "edac"},
+        {
+            "policy": "deterministic",
+            "standardize": True,
+            "num_critics": 5,
+            "quantile": 0.3,
+            "target_low": -1.0,
+            "target_high": 1.0,
+        },
+    ],
+}
 
 
 def variants() -> list[Any]:
@@ -37,6 +51,7 @@ def variants() -> list[Any]:
         changes: list[dict[str, Any]] = [{}, {"standardize": True}, *VARIANTS.get(kind, [])]
         if "critic_loss" in GROUP.classes[kind].model_fields:
             changes.append({"critic_loss": {"kind": "hl_gauss", "num_bins": 11}})
+            changes.append({"critic_loss": {"kind": "huber", "threshold": 0.1}})
         found += [pytest.param(kind, change, id=f"{kind} {change or ''}") for change in changes]
     return found
 

@@ -61,6 +61,24 @@ def test_values_and_squared_losses() -> None:
                 assert losses[member, number, row].item() == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("threshold", [0.3, 1.0, 100.0])
+def test_huber_losses(threshold: float) -> None:
+    of = critics(critic_loss={"kind": "huber", "threshold": threshold})
+    critic, support, observation, action = given(of)
+    assert support == {}
+    target = torch.randn(P, M, B, generator=torch.Generator().manual_seed(1)).double()
+    losses, values = of.loss(critic, support, observation, action, target)
+    assert values.equal(critics().values(critic, support, observation, action))
+    for place in np.ndindex(P, M, B):
+        error = abs(values[place].item() - target[place].item())
+        wanted = error - threshold / 2
+        if error <= threshold:
+            wanted = error**2 / (2 * threshold)
+        assert losses[place].item() == pytest.approx(wanted)
+    smooth = torch.nn.functional.smooth_l1_loss(values, target, reduction="none", beta=threshold)
+    torch.testing.assert_close(losses, smooth)
+
+
 def reference(logits: np.ndarray, target: float, low: float, high: float) -> tuple[float, float]:
     """Cross-entropy with the Gaussian's share of each bin, and the expectation; arXiv 2403.03950"""
     edges = np.linspace(low, high, BINS + 1)
@@ -93,7 +111,12 @@ def test_classification_losses_and_values(scale: float) -> None:
                 assert values[member, number, row].item() == pytest.approx(value, rel=1e-5)
 
 
-@pytest.mark.parametrize("of", [critics(), classifying()], ids=["squared", "hl_gauss"])
+HUBER = critics(critic_loss={"kind": "huber", "threshold": 0.4})
+
+
+@pytest.mark.parametrize(
+    "of", [critics(), classifying(), HUBER], ids=["squared", "hl_gauss", "huber"]
+)
 def test_gradients_are_those_of_finite_differences(of: Critics) -> None:
     critic, support, observation, action = given(of)
     target = torch.randn(P, 1, B, generator=torch.Generator().manual_seed(2)).double()

@@ -238,6 +238,35 @@ def test_batches_of_logged_rows_are_uniform_and_each_member_draws_its_own(groups
 
 
 @both
+@pytest.mark.parametrize("imagined", [False, True])
+def test_logged_rows_are_drawn_as_the_sampling_says_and_starts_are_uniform(groups, imagined):
+    """Five episodes of ten rows; the last one returns most."""
+    rows = logged_rows()._replace(episode=torch.arange(ROWS) // 10)
+    base = (config if imagined else config_without_imagination)(num_updates=200)
+    settings = TrainConfig.model_validate(
+        base.model_dump() | {"sampling": {"kind": "top_returns", "share": 0.2}}
+    )
+    whole, sliced, starts = Scribe(), Scribe(), set()
+    for scribe, steps in (whole, (200,)), (sliced, (1, 99, 100, 101, 200)):
+        found = imaginations(settings, scribe, groups)
+        stage = PolicyStage(settings, scribe, groups, rows, found, False)
+        for until in steps:
+            stage.advance(until, go_on)
+    real = 3 if imagined else 10
+    for seed in SEEDS:
+        drawn = torch.cat([batch.reward[:real] for batch in whole.batches[seed]]).long()
+        counts = torch.bincount(drawn, minlength=ROWS + 1)[1:]
+        assert counts[:40].sum() == 0
+        assert counts[40:].min() > 0.5 * counts[40:].double().mean()
+        for one, other in zip(whole.batches[seed], sliced.batches[seed], strict=True):
+            assert pack(one).equal(pack(other))
+        for batch in whole.batches[seed]:
+            states = batch.observation[real:, None] == rows.transitions.observation
+            starts |= set(states.all(-1).nonzero()[:, 1].tolist())
+    assert (len(starts) == ROWS) == imagined
+
+
+@both
 def test_the_same_batches_however_the_updates_are_sliced(groups):
     whole, sliced = Scribe(), Scribe()
     stage_of(groups, learner=whole).advance(60, go_on)

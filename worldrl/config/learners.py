@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from worldrl.config.base import Settings
-from worldrl.config.members import PerMember
+from worldrl.config.members import PerMember, per_member
 
 Discount = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -41,7 +41,16 @@ class HLGaussLoss(Settings):
     """Deviation of a target's Gaussian, in widths of a bin."""
 
 
-CriticLoss = Annotated[SquaredLoss | HLGaussLoss, Field(discriminator="kind")]
+class HuberLoss(Settings):
+    """Critics regress on their targets, and large errors count in proportion: squares over twice
+    the threshold t up to it, ``|error| - t / 2`` beyond (RIQL, arXiv 2310.12955)."""
+
+    kind: Literal["huber"] = "huber"
+    threshold: PositiveFloat = 1.0
+    """RIQL's is 1 / sigma**2."""
+
+
+CriticLoss = Annotated[SquaredLoss | HLGaussLoss | HuberLoss, Field(discriminator="kind")]
 
 
 class CriticSettings(LearnerSettings):
@@ -56,7 +65,7 @@ class CriticSettings(LearnerSettings):
     """Share of the critic that its target network takes over at every update."""
     critic_loss: CriticLoss = SquaredLoss()
     layer_norm: bool = False
-    """In the critics, and in SAC's actor."""
+    """In the critics and IQL's value network, and in SAC's actor."""
     init: Literal["default", "edac"] = "default"
     """Of the networks; edac: biases of 0.1, and last layers close to 0."""
 
@@ -89,4 +98,47 @@ class BCSettings(LearnerSettings):
     learning_rate: PerMember[PositiveFloat] = 3e-4
 
 
-Learner = Annotated[SACSettings | BCSettings, Field(discriminator="kind")]
+class IQLSettings(CriticSettings):
+    """Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169); RIQL is settings of it."""
+
+    kind: Literal["iql"] = "iql"
+    expectile: PerMember[Annotated[float, Field(gt=0, lt=1)]] = 0.7
+    """Of the critics' values under the logged actions, that the state's value regresses on."""
+    inverse_temperature: PerMember[NonNegativeFloat] = 3.0
+    """Logged actions are cloned with weight exp(inverse_temperature * advantage); 0 clones all
+    alike."""
+    max_weight: PerMember[PositiveFloat] = 100.0
+    """Of a cloned action."""
+    actor_learning_rate: PerMember[PositiveFloat] = 3e-4
+    value_learning_rate: PerMember[PositiveFloat] = 3e-4
+    actor_schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the actor's learning rate; cosine ends at 0."""
+    policy: Literal["gaussian", "deterministic"] = "gaussian"
+    """gaussian: of state-independent deviation around a mean within (-1, 1), cloned by likelihood.
+    deterministic: cloned by squared error, summed over action dimensions."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the actor's hidden units left out while it learns."""
+    quantile: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Over the target critics, in value and advantage; None: the least of them, as 0 is too."""
+    target_low: PerMember[float] | None = None
+    """Least target of the critics; None: any."""
+    target_high: PerMember[float] | None = None
+
+    @model_validator(mode="after")
+    def _targets_have_a_range(self) -> Self:
+        if self.target_low is None or self.target_high is None:
+            return self
+        low, high = self.target_low, self.target_high
+        members = max(len(one) if isinstance(one, tuple) else 1 for one in (low, high))
+        if any(
+            a >= b
+            for a, b in zip(per_member(low, members), per_member(high, members), strict=False)
+        ):
+            raise ValueError(
+                f"target_low is {low} and target_high is {high}: no target lies between them. Set "
+                "target_high above target_low"
+            )
+        return self
+
+
+Learner = Annotated[SACSettings | BCSettings | IQLSettings, Field(discriminator="kind")]

@@ -31,7 +31,13 @@ from worldrl.config.fields import (
 from worldrl.config.schema import Config, PretrainConfig, TrainConfig
 from worldrl.errors import ConfigError, suggestion
 
-SHORTHANDS = {"dataset": "source", "model": "source", "imagination": "kind", "learner": "kind"}
+SHORTHANDS = {
+    "dataset": "source",
+    "model": "source",
+    "imagination": "kind",
+    "learner": "kind",
+    "sampling": "kind",
+}
 """``dataset=X`` is short for ``dataset.source=X``, and so on."""
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]

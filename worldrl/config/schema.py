@@ -22,6 +22,7 @@ from pydantic import (
 from worldrl.config.base import Settings
 from worldrl.config.learners import Hidden, Learner, SACSettings
 from worldrl.config.members import PerMember, per_member, wrong_lengths
+from worldrl.config.sampling import Sampling, UniformSampling
 
 PenaltyKind = Literal[
     "none",
@@ -84,6 +85,13 @@ class DatasetSettings(Settings):
     """The environment that the data is about, where the file does not say."""
     max_episode_steps: PositiveInt | None = None
     """Splits episodes of files that mark no timeouts."""
+    reward_normalization: Literal["none", "return_range"] = "none"
+    """Of the rewards that learners and models see, never of scores. return_range: times 1000,
+    over the difference between the best and the worst episode's return."""
+    reward_scale: PositiveFloat = 1.0
+    """Then multiplies them."""
+    reward_shift: float = 0.0
+    """Is then added."""
 
 
 class EnsembleSettings(Settings):
@@ -331,6 +339,7 @@ class TrainConfig(RunSettings):
     termination: TerminationSettings = TerminationSettings()
     imagination: ImaginationSettings = BranchedSettings()
     learner: Learner = SACSettings()
+    sampling: Sampling = UniformSampling()
     num_updates: PositiveInt = 1_000_000
     eval_every: NonNegativeInt = 0
     """Updates between evaluations in the environment; 0: never build one."""
@@ -365,6 +374,16 @@ class TrainConfig(RunSettings):
                 "learner.kind is bc, and imagination is "
                 f"{self.imagination.kind}: imagined actions are the cloned policy's own. Set "
                 "imagination=none"
+            )
+        if (
+            self.sampling.kind != "uniform"
+            and imagination.kind != "none"
+            and imagination.real_ratio * self.learner.batch_size < 1
+        ):
+            raise ValueError(
+                f"sampling.kind is {self.sampling.kind}, and no row of a batch is logged: "
+                f"imagination.real_ratio is {imagination.real_ratio:g}. Raise it, or leave "
+                "sampling out"
             )
         return self
 

@@ -14,5 +14,6 @@ LEARNERS: Registry[LearnerFactory] = Registry(
     {
         "sac": "worldrl.learners.sac:SAC",
         "bc": "worldrl.learners.bc:BehaviourCloning",
+        "iql": "worldrl.learners.iql:IQL",
     },
 )

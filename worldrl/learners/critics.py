@@ -1,5 +1,8 @@
 """Critics: M action values a member, learned by regression or by classification.
 
+With ``critic_loss.kind: huber`` large errors of a regression count in proportion (Yang et al. 2023,
+arXiv 2310.12955).
+
 With ``critic_loss.kind: hl_gauss`` a critic tells a distribution over bins of the value, learns by
 cross-entropy with the target's Gaussian, and its value is the expectation (Farebrother et al. 2024,
 arXiv 2403.03950). Everything else about a learner stays as it is.
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldrl.config.learners import CriticSettings, HLGaussLoss
+from worldrl.config.learners import CriticSettings, HLGaussLoss, HuberLoss
 from worldrl.config.members import per_member
 from worldrl.models.mlp import (
     at_least_float32,
@@ -97,12 +100,20 @@ class Critics:
         """
         if self.bins == 1:
             values = self.values(critic, support, observation, action)
-            return (values - target).square(), values
+            return self._regression_loss(values - target), values
         inputs = torch.cat([observation, action], -1)[:, None]
         logits = at_least_float32(mlp(critic, inputs))  # (P, M, B, bins)
         wanted = self._target_probabilities(target, support)
         losses = -(wanted * F.log_softmax(logits, -1)).sum(-1)
         return losses, self._expectation(logits, support)
+
+    def _regression_loss(self, error: Tensor) -> Tensor:
+        loss = self.settings.critic_loss
+        if not isinstance(loss, HuberLoss):
+            return error.square()
+        size = error.abs()
+        inside, beyond = error.square() / (2 * loss.threshold), size - loss.threshold / 2
+        return torch.where(size <= loss.threshold, inside, beyond)
 
     def _edges(self, support: Parameters, dtype: torch.dtype) -> Tensor:
         """``(P, 1, 1, bins + 1)``."""

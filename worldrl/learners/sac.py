@@ -18,6 +18,7 @@ from worldrl.config.learners import SACSettings
 from worldrl.learners.critics import Critics, move_target
 from worldrl.learners.inputs import moments, standardized
 from worldrl.learners.policies import init_actor, tanh_gaussian
+from worldrl.learners.schedules import decay
 from worldrl.learners.settings import settings_tensors
 from worldrl.optim import adam_init, adam_step
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
@@ -151,9 +152,7 @@ class SAC:
     def actor_decay(self, state: LearnerState) -> Tensor:
         """The schedule's factor ``(P,)`` on the actor's learning rate."""
         steps: Tensor = state["actor_adam"].steps
-        if self.settings.actor_schedule == "constant":
-            return torch.ones_like(steps)
-        return 0.5 * (1 + torch.cos(math.pi * (steps / self.num_updates).clamp(max=1.0)))
+        return decay(self.settings.actor_schedule, steps, self.num_updates)
 
     def policy_parameters(self, state: LearnerState) -> Parameters:
         """The actor network, and how it sees observations."""

@@ -15,6 +15,7 @@ from worldrl.training.compilation import should_compile
 from worldrl.training.environment import environment_record, set_determinism
 from worldrl.training.logged import logged
 from worldrl.training.loop import Session
+from worldrl.training.rewards import reward_transform
 from worldrl.training.run_directory import DatasetRecord, RunDirectory
 from worldrl.training.stages import Snapshot, Stage, group_seeds
 
@@ -56,7 +57,8 @@ class Execution:
             settings.source, env_id=settings.env_id, max_episode_steps=settings.max_episode_steps
         )
         self._record(self.dataset)
-        self.logged = logged(self.dataset, self.device)
+        rewards = reward_transform(settings, self.dataset)
+        self.logged = logged(self.dataset, self.device, rewards)
 
     @property
     def seeds(self) -> list[int]:

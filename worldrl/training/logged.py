@@ -12,6 +12,7 @@ from worldrl.data.actions import to_unit
 from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
 from worldrl.rows import pack, unpack
+from worldrl.training.rewards import AS_LOGGED, RewardTransform
 from worldrl.types import Log, Transitions
 
 
@@ -25,6 +26,7 @@ class Logged(NamedTuple):
     action_size: int
     action_low: np.ndarray  # (A,) float32, environment units
     action_high: np.ndarray  # (A,)
+    rewards: RewardTransform = AS_LOGGED  # what was done to the rewards of the rows
 
     @property
     def transitions(self) -> Transitions:
@@ -45,8 +47,8 @@ class Logged(NamedTuple):
         return unpack(self.rows[rows], self.observation_size, self.action_size)
 
 
-def logged(dataset: Dataset, device: torch.device) -> Logged:
-    """Move a dataset of vectors to ``device``.
+def logged(dataset: Dataset, device: torch.device, rewards: RewardTransform = AS_LOGGED) -> Logged:
+    """Move a dataset of vectors to ``device``, with its rewards transformed.
 
     Raises:
         DataError: observations are not vectors, or actions are not continuous.
@@ -67,7 +69,7 @@ def logged(dataset: Dataset, device: torch.device) -> Logged:
     transitions = Transitions(
         torch.from_numpy(np.ascontiguousarray(arrays.observation)),
         torch.from_numpy(action),
-        torch.from_numpy(np.ascontiguousarray(arrays.reward)),
+        torch.from_numpy(rewards(arrays.reward)),
         torch.from_numpy(np.ascontiguousarray(arrays.next_observation)),
         torch.from_numpy(arrays.terminated.astype(np.float32)),
     )
@@ -79,4 +81,5 @@ def logged(dataset: Dataset, device: torch.device) -> Logged:
         dataset.action_shape[0],
         low,
         high,
+        rewards,
     )

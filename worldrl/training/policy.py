@@ -15,6 +15,7 @@ from worldrl.training.compilation import compiled
 from worldrl.training.guards import Trip
 from worldrl.training.logged import Logged
 from worldrl.training.policy_group import PolicyGroup, Update
+from worldrl.training.sampling import row_sampler
 from worldrl.training.stages import Snapshot, common_step, join, split
 from worldrl.types import (
     Batch,
@@ -53,9 +54,18 @@ class PolicyStage:
         ]
         firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
         nothing, log = [None] * len(groups), logged.log
+        sample = row_sampler(config.sampling, logged)
         self.groups = [
             PolicyGroup(
-                config, learner, seeds, first, logged, imagination, Context(log, model), updates
+                config,
+                learner,
+                seeds,
+                first,
+                logged,
+                sample,
+                imagination,
+                Context(log, model),
+                updates,
             )
             for seeds, first, imagination, model in zip(
                 groups, firsts, imaginations or nothing, models or nothing, strict=True

@@ -14,6 +14,7 @@ from worldrl.models.mlp import stack
 from worldrl.random import draw, generator
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
+from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat
 from worldrl.types import Context, Imagination, Learner, LearnerState, Noise
 
@@ -40,12 +41,13 @@ class PolicyGroup:
         seeds: Sequence[int],
         first: int,  # number of the first seed's member in the run's population
         logged: Logged,
+        sample: RowSampler,  # draws the logged rows of batches
         imagination: Imagination | None,
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
     ) -> None:
         self.learner, self.seeds, self.logged = learner, list(seeds), logged
-        self._updates, self._context = updates, context
+        self._updates, self._context, self._sample = updates, context, sample
         device, members = logged.rows.device, len(self.seeds)
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
@@ -125,7 +127,7 @@ class PolicyGroup:
     def _noise_block(self, block: int) -> tuple[Noise, Tensor, Tensor]:
         """Noise ``(P, K, ...)``, logged row numbers ``(P, K, real)`` and uniforms for the rest."""
         if self._noise is None or self._noise[0] != block:
-            device, rows = self.logged.rows.device, len(self.logged.rows)
+            device = self.logged.rows.device
             rest = self.batch_size - self.real
             noise = stack(
                 [
@@ -139,9 +141,7 @@ class PolicyGroup:
                 self.seeds,
                 "policy.rows",
                 block,
-                lambda g: torch.randint(
-                    rows, (self._block, self.real), generator=g, device=g.device
-                ),
+                lambda g: self._sample(g, (self._block, self.real)),
                 device,
             )
             uniform = draw(

@@ -36,6 +36,8 @@ def world_of(execution: Execution) -> WorldModel:
             model = _borrowed(execution, Path(config.model.source))
         else:
             model = MODELS[config.model.kind](execution)
+            rewards = execution.logged.rewards._asdict()
+            model = model._replace(facts={**model.facts, "rewards": rewards})
         save_world(run.model, model)
     model = load_world(run.model, execution.device)
     check_fits(model, execution.logged, str(run.model))

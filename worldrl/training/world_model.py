@@ -19,6 +19,7 @@ from worldrl.models.ensemble import Ensemble, Standardizer
 from worldrl.models.world import World
 from worldrl.training.checkpoint import load_model, save_model
 from worldrl.training.logged import Logged
+from worldrl.training.rewards import recorded_transform
 from worldrl.training.stages import flat
 from worldrl.types import Parameters, Termination
 
@@ -74,7 +75,7 @@ def check_fits(model: WorldModel, logged: Logged, where: str) -> None:
     """Refuse a model that was trained for something else.
 
     Raises:
-        ModelError: shapes or action bounds differ.
+        ModelError: shapes, action bounds or rewards differ.
     """
     facts = model.facts
     sizes = (facts["observation_size"], facts["action_size"])
@@ -92,6 +93,15 @@ def check_fits(model: WorldModel, logged: Logged, where: str) -> None:
                 f"states {bound.tolist()}: the same numbers would mean other actions. Use a "
                 "dataset with the model's bounds, or train a model on this one."
             )
+    learned = recorded_transform(facts)
+    if not learned.equals(logged.rewards):
+        raise ModelError(
+            f"the model in {where} learned rewards {learned}, but this run learns from rewards "
+            f"{logged.rewards}: imagined and logged rewards would not be of one kind. Set "
+            "dataset.reward_normalization=none "
+            f"dataset.reward_scale={learned.scale!r} dataset.reward_shift={learned.shift!r}, or "
+            "train a model with this run's settings of dataset."
+        )
 
 
 def of_seeds(model: WorldModel, seeds: Sequence[int], where: str) -> WorldModel:
