@@ -7,12 +7,14 @@ layer normalisation). Weights are ``(*lead, in, out)`` and biases ``(*lead, 1, o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.init import orthogonal_
 
 from worldrl.types import Parameters
 
@@ -55,6 +57,17 @@ def init_head(parameters: Parameters, bound: float, generator: torch.Generator) 
         parameters[f"bias.{layer}"].fill_(0.1)
     for name in f"weight.{last}", f"bias.{last}":
         parameters[name].uniform_(-bound, bound, generator=generator)
+
+
+def init_orthogonal(parameters: Parameters, generator: torch.Generator) -> None:
+    """Orthogonal weights of gain sqrt(2), 0.01 in the last layer, and biases of 0, in place
+    (Tarasov et al. 2022, arXiv 2210.07105, code of CQL)."""
+    last = num_layers(parameters) - 1
+    for layer in range(last + 1):
+        weights = parameters[f"weight.{layer}"]
+        for weight in weights.view(-1, *weights.shape[-2:]):
+            orthogonal_(weight, 0.01 if layer == last else math.sqrt(2), generator)
+        parameters[f"bias.{layer}"].zero_()
 
 
 def stack(members: Sequence[Parameters]) -> Parameters:

@@ -28,6 +28,45 @@ MOPO = {
     "walker2d-medium-expert-v2": (1, 2.5),
 }
 
+# (critics of sac-n, critics of edac, eta) as CORL has them.
+ENSEMBLES = {
+    "halfcheetah-medium-v2": (10, 10, 1.0),
+    "halfcheetah-medium-replay-v2": (10, 10, 1.0),
+    "halfcheetah-medium-expert-v2": (10, 10, 5.0),
+    "walker2d-medium-v2": (20, 10, 1.0),
+    "walker2d-medium-replay-v2": (20, 10, 1.0),
+    "walker2d-medium-expert-v2": (20, 10, 5.0),
+    "hopper-medium-v2": (500, 50, 1.0),
+    "hopper-medium-replay-v2": (200, 50, 1.0),
+    "hopper-medium-expert-v2": (200, 50, 1.0),
+    "maze2d-large-v1": (25, 10, 0.1),
+    "pen-human-v1": (100, 20, 1000.0),
+    "pen-cloned-v1": (100, 20, 10.0),
+    "pen-expert-v1": (100, 20, 10.0),
+    "door-human-v1": (100, 50, 200.0),
+    "relocate-expert-v1": (100, 50, 200.0),
+    "antmaze-large-diverse-v2": (25, 10, 1.0),
+}
+# (horizon, conservative weight) of OfflineRL-Kit.
+COMBO = {
+    "halfcheetah-medium-v2": (5, 0.5),
+    "hopper-medium-v2": (5, 5.0),
+    "walker2d-medium-v2": (1, 5.0),
+    "halfcheetah-medium-replay-v2": (5, 0.5),
+    "hopper-medium-replay-v2": (5, 0.5),
+    "walker2d-medium-replay-v2": (1, 0.5),
+    "halfcheetah-medium-expert-v2": (5, 5.0),
+    "hopper-medium-expert-v2": (5, 5.0),
+    "walker2d-medium-expert-v2": (1, 5.0),
+}
+# (conservative weight, Lagrange gap, policy's rate, layers) of CORL.
+CQL = {
+    "halfcheetah-medium-v2": (10.0, None, 3e-5, 3),
+    "maze2d-umaze-v1": (10.0, 5.0, 3e-5, 3),
+    "hammer-cloned-v1": (1.0, None, 1e-4, 3),
+    "antmaze-medium-play-v2": (5.0, 0.8, 1e-4, 5),
+}
+
 
 @pytest.mark.parametrize(("stage", "name"), ALL)
 def test_every_shipped_recipe_loads_for_every_task_it_names(stage: str, name: str) -> None:
@@ -68,6 +107,57 @@ def test_mopo_rows_are_all_tested_and_name_known_datasets() -> None:
     assert set(mopo.tasks) == {*MOPO, recipes.OTHER}
     table = files("worldrl.data").joinpath("d4rl_urls.csv").read_text(encoding="utf-8")
     assert set(MOPO) <= {row["name"] for row in csv.DictReader(table.splitlines())}
+
+
+@pytest.mark.parametrize(("task", "expected"), ENSEMBLES.items())
+def test_sac_n_and_edac_have_the_published_settings(
+    task: str, expected: tuple[int, int, float]
+) -> None:
+    many = load_config("train", "sac-n", [f"dataset=d4rl:{task}"]).learner
+    diverse = load_config("train", "edac", [f"dataset=d4rl:{task}"]).learner
+    assert (many.num_critics, diverse.num_critics, diverse.diversity) == expected
+    assert many.diversity == 0
+    for learner in many, diverse:
+        assert learner.hidden == (256, 256, 256)
+        assert (learner.init, learner.max_temperature, learner.actor_schedule) == (
+            "edac",
+            None,
+            "constant",
+        )
+
+
+@pytest.mark.parametrize(("task", "expected"), COMBO.items())
+def test_combo_has_the_published_settings(task: str, expected: tuple[int, float]) -> None:
+    config = load_config("train", "combo", [f"dataset=d4rl:{task}"])
+    assert (config.imagination.horizon, config.learner.conservative_weight) == expected
+    assert (config.imagination.penalty.kind, config.imagination.real_ratio) == ("none", 0.5)
+    assert not config.learner.entropy_in_target
+    assert not config.learner.standardize
+
+
+@pytest.mark.parametrize(("task", "expected"), CQL.items())
+def test_cql_has_the_published_settings(
+    task: str, expected: tuple[float, float | None, float, int]
+) -> None:
+    learner = load_config("train", "cql", [f"dataset=d4rl:{task}"]).learner
+    assert (
+        learner.conservative_weight,
+        learner.gap_target,
+        learner.actor_learning_rate,
+        len(learner.hidden),
+    ) == expected
+    maze = task.startswith("antmaze")
+    assert learner.standardize is not maze
+    assert learner.max_target_backup is maze
+    assert learner.min_gap == (-200.0 if maze else None)
+
+
+@pytest.mark.parametrize("name", ["sac-n", "edac", "combo", "cql"])
+def test_rows_of_many_tasks_name_known_datasets(name: str) -> None:
+    table = files("worldrl.data").joinpath("d4rl_urls.csv").read_text(encoding="utf-8")
+    known = {row["name"] for row in csv.DictReader(table.splitlines())}
+    for part in recipes.read("train", name):
+        assert set(part.tasks) <= known
 
 
 def test_a_row_needs_the_exact_dataset_name() -> None:

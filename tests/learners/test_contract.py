@@ -40,6 +40,21 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             "target_high": 1.0,
         },
     ],
+    "sac": [
+        {"num_critics": 4, "diversity": 2.0},
+        {"num_critics": 4, "diversity": 2.0, "layer_norm": True},
+        {
+            "num_critics": 4,
+            "diversity": 2.0,
+            "critic_loss": {"kind": "hl_gauss", "num_bins": 11},
+        },
+        {"init": "orthogonal"},
+    ],
+    "cql": [
+        {"gap_target": 1.0},
+        {"max_target_backup": True, "entropy_in_target": True},
+        {"conservative_rows": "imagined", "num_sampled_actions": 2},
+    ],
 }
 
 

@@ -113,12 +113,14 @@ class Reference:
         if own.max_temperature is not None:
             temperature = temperature.clamp(max=own.max_temperature)
 
-        backups = []
+        backups, spread = [], 0.0
         with torch.no_grad():
             for row in rows:
                 following = batch.next_observation[member, row]
                 action, density = self.act(following, noise["actions"][member, 0, row])
                 value = self.value(self.targets, following, action)
+                each = [self.value([target], following, action) for target in self.targets]
+                spread += (sum(each) / len(each) - min(each)).item() / B
                 if own.entropy_in_target:
                     value = value - temperature * density
                 go_on = 1 - batch.terminated[member, row]
@@ -168,6 +170,7 @@ class Reference:
             "backup_mean": torch.stack(backups).mean().item(),
             "temperature": temperature.item(),
             "entropy": -mean_density,
+            **({"value_spread": spread} if len(self.critics) > 2 else {}),
         }
 
 

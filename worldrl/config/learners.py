@@ -66,14 +66,14 @@ class CriticSettings(LearnerSettings):
     critic_loss: CriticLoss = SquaredLoss()
     layer_norm: bool = False
     """In the critics and IQL's value network, and in SAC's actor."""
-    init: Literal["default", "edac"] = "default"
-    """Of the networks; edac: biases of 0.1, and last layers close to 0."""
+    init: Literal["default", "edac", "orthogonal"] = "default"
+    """Of the networks; edac: biases of 0.1, and last layers close to 0; orthogonal: orthogonal
+    weights, small in the last layers, and no biases."""
 
 
-class SACSettings(CriticSettings):
-    """Soft actor-critic; what MOPO, MOBILE and RAVL each do otherwise is a setting."""
+class EntropySettings(CriticSettings):
+    """What every learner with a policy of tuned entropy has."""
 
-    kind: Literal["sac"] = "sac"
     actor_learning_rate: PerMember[PositiveFloat] = 1e-4
     temperature_learning_rate: PerMember[PositiveFloat] = 1e-4
     temperature: Literal["auto", "fixed"] = "auto"
@@ -88,6 +88,53 @@ class SACSettings(CriticSettings):
     """Count the entropy to come in the critics' targets."""
     actor_schedule: Literal["constant", "cosine"] = "cosine"
     """Of the actor's learning rate; cosine ends at 0."""
+
+
+class SACSettings(EntropySettings):
+    """Soft actor-critic; what MOPO, MOBILE, SAC-N, EDAC and RAVL each do otherwise is a setting."""
+
+    kind: Literal["sac"] = "sac"
+    diversity: PerMember[NonNegativeFloat] = 0.0
+    """Weight of a loss that turns the critics' slopes in the action apart (EDAC's eta)."""
+
+    @model_validator(mode="after")
+    def _diversity_is_of_several(self) -> Self:
+        if self.num_critics == 1 and self.diversity != 0.0:
+            raise ValueError(
+                f"diversity is {self.diversity}, and num_critics is 1: one critic has no other to "
+                "differ from. Set num_critics=10, or leave diversity out"
+            )
+        return self
+
+
+class CQLSettings(EntropySettings):
+    """Conservative Q-learning: SAC whose critics value unlogged actions less (Kumar et al. 2020,
+    arXiv 2006.04779). In imagination it is COMBO (Yu et al. 2021, arXiv 2102.08363)."""
+
+    kind: Literal["cql"] = "cql"
+    entropy_in_target: bool = False
+    conservative_weight: PerMember[NonNegativeFloat] = 5.0
+    """Of the conservative term in the critics' loss."""
+    num_sampled_actions: PositiveInt = 10
+    """Uniform ones, of the policy, and of the policy at the next observation: this many each."""
+    gap_target: PerMember[float] | None = None
+    """Raise or lower the weight until policy's values exceed logged ones by this much (the
+    Lagrange variant); None: the weight stays as it is."""
+    min_gap: PerMember[float] | None = None
+    """Rows whose gap is below it are not pushed further apart; None: no bound."""
+    max_target_backup: bool = False
+    """Targets take the best of `num_sampled_actions` next actions."""
+    conservative_rows: Literal["all", "imagined"] = "all"
+    """Rows at whose observations values are lowered; at logged actions they are always raised."""
+
+    @model_validator(mode="after")
+    def _gaps_are_of_rows(self) -> Self:
+        if self.min_gap is not None and self.conservative_rows == "imagined":
+            raise ValueError(
+                "min_gap bounds the gap of a row, and with conservative_rows=imagined no row has "
+                "one. Leave one out"
+            )
+        return self
 
 
 class BCSettings(LearnerSettings):
@@ -141,4 +188,6 @@ class IQLSettings(CriticSettings):
         return self
 
 
-Learner = Annotated[SACSettings | BCSettings | IQLSettings, Field(discriminator="kind")]
+Learner = Annotated[
+    SACSettings | CQLSettings | BCSettings | IQLSettings, Field(discriminator="kind")
+]

@@ -387,5 +387,29 @@ class TrainConfig(RunSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _cql_has_the_rows_it_compares(self) -> Self:
+        learner, imagination = self.learner, self.imagination
+        if learner.kind != "cql":
+            return self
+        if imagination.kind == "none":
+            if learner.conservative_rows == "imagined":
+                raise ValueError(
+                    "learner.conservative_rows is imagined, and imagination is none: there are no "
+                    "such rows. Set it to all, or choose the recipe combo"
+                )
+            return self
+        if learner.min_gap is not None:
+            raise ValueError(
+                "learner.min_gap bounds the gap of a logged row, and imagined rows have none. "
+                "Leave it out, or set imagination=none"
+            )
+        if imagination.real_ratio * learner.batch_size < 1:
+            raise ValueError(
+                f"imagination.real_ratio is {imagination.real_ratio:g}, which leaves no logged row "
+                "in a batch, and cql raises values at logged actions. Set it to 0.5"
+            )
+        return self
+
 
 Config = PretrainConfig | TrainConfig

@@ -13,6 +13,7 @@ LEARNERS: Registry[LearnerFactory] = Registry(
     "learner",
     {
         "sac": "worldrl.learners.sac:SAC",
+        "cql": "worldrl.learners.cql:CQL",
         "bc": "worldrl.learners.bc:BehaviourCloning",
         "iql": "worldrl.learners.iql:IQL",
     },

@@ -22,6 +22,7 @@ from worldrl.config.members import per_member
 from worldrl.models.mlp import (
     at_least_float32,
     init_head,
+    init_orthogonal,
     init_uniform,
     mlp,
     scalar_mlp,
@@ -53,6 +54,8 @@ class Critics:
             critic = init_uniform(self.sizes, lead, generator(seed, name), settings.layer_norm)
             if settings.init == "edac":
                 init_head(critic, 3e-3, generator(seed, f"{name}.head"))
+            if settings.init == "orthogonal":
+                init_orthogonal(critic, generator(seed, f"{name}.orthogonal"))
             members.append(critic)
         return {key: value.to(device) for key, value in stack(members).items()}
 
@@ -80,7 +83,10 @@ class Critics:
         self, critic: Parameters, support: Parameters, observation: Tensor, action: Tensor
     ) -> Tensor:
         """``(P, B, S), (P, B, A) -> (P, M, B)``."""
-        inputs = torch.cat([observation, action], -1)[:, None]
+        return self.values_at(critic, support, torch.cat([observation, action], -1)[:, None])
+
+    def values_at(self, critic: Parameters, support: Parameters, inputs: Tensor) -> Tensor:
+        """``(P, M or 1, B, S + A) -> (P, M, B)``: a critic may have inputs of its own."""
         if self.bins == 1:
             return at_least_float32(scalar_mlp(critic, inputs))
         return self._expectation(at_least_float32(mlp(critic, inputs)), support)

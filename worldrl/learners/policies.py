@@ -9,7 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldrl.models.mlp import at_least_float32, init_head, init_uniform, mlp, stack
+from worldrl.models.mlp import (
+    at_least_float32,
+    init_head,
+    init_orthogonal,
+    init_uniform,
+    mlp,
+    stack,
+)
 from worldrl.random import generator
 from worldrl.types import Parameters
 
@@ -24,18 +31,22 @@ def init_actor(
     device: torch.device,
     layer_norm: bool = False,
     small_head: bool = False,
+    orthogonal: bool = False,
 ) -> Parameters:
     """A policy network ``(P, ...)``, a generator for each member.
 
     Args:
         name: of the streams, e.g. ``sac.actor``.
         small_head: biases of 0.1 and a last layer within 1e-3, as EDAC starts.
+        orthogonal: orthogonal weights and biases of 0.
     """
     members = []
     for seed in seeds:
         actor = init_uniform(sizes, (), generator(seed, name), layer_norm)
         if small_head:
             init_head(actor, 1e-3, generator(seed, f"{name}.head"))
+        if orthogonal:
+            init_orthogonal(actor, generator(seed, f"{name}.orthogonal"))
         members.append(actor)
     return {key: value.to(device) for key, value in stack(members).items()}
 

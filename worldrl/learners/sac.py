@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from worldrl.config.learners import SACSettings
+from worldrl.config.learners import EntropySettings, SACSettings
 from worldrl.learners.critics import Critics, move_target
+from worldrl.learners.diversity import diverse_step
 from worldrl.learners.inputs import moments, standardized
 from worldrl.learners.policies import init_actor, tanh_gaussian
 from worldrl.learners.schedules import decay
@@ -30,15 +31,18 @@ class SAC:
     phases = 1
 
     def __init__(
-        self, settings: SACSettings, observation_size: int, action_size: int, num_updates: int
+        self, settings: EntropySettings, observation_size: int, action_size: int, num_updates: int
     ) -> None:
         self.settings = settings
         self.observation_size = observation_size
         self.action_size = action_size
         self.num_updates = num_updates
         self.critics = Critics(settings, observation_size, action_size)
+        self.diverse = isinstance(settings, SACSettings) and settings.diversity != 0.0
         self.metric_names = (
-            *("critic_loss", "actor_loss", "value_mean", "backup_mean", "temperature", "entropy"),
+            *("critic_loss", "value_mean", "backup_mean", "actor_loss", "temperature", "entropy"),
+            *(("value_spread",) if settings.num_critics > 2 else ()),
+            *(("critic_diversity",) if self.diverse else ()),
             *self.critics.metric_names,
         )
 
@@ -47,8 +51,15 @@ class SAC:
         device = log.transitions.reward.device
         settings = self.settings
         sizes = [self.observation_size, *settings.hidden, 2 * self.action_size]
-        edac = settings.init == "edac"
-        actor = init_actor(seeds, "sac.actor", sizes, device, settings.layer_norm, edac)
+        actor = init_actor(
+            seeds,
+            "sac.actor",
+            sizes,
+            device,
+            settings.layer_norm,
+            small_head=settings.init == "edac",
+            orthogonal=settings.init == "orthogonal",
+        )
         critic = self.critics.initialise(seeds, device, "sac.critic")
         own = settings_tensors(self._per_member(), first, len(seeds), device)
         temperature = {"log_value": own["initial_temperature"].log().float()}
@@ -72,7 +83,9 @@ class SAC:
             cap = None  # it is as stated
         if entropy is None:
             entropy = _times(given.entropy_per_action, self.action_size)
+        extra = {"diversity": given.diversity} if isinstance(given, SACSettings) else {}
         return {
+            **extra,
             "discount": given.discount,
             "actor_learning_rate": given.actor_learning_rate,
             "critic_learning_rate": given.critic_learning_rate,
@@ -92,37 +105,79 @@ class SAC:
         self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
     ) -> Metrics:
         """One critic, actor, temperature and target step, in place."""
-        actor, critic, support = state["actor"], state["critic"], state["support"]
-        log_temperature = state["temperature"]["log_value"]
+        critic, support = state["critic"], state["support"]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
-        temperature = log_temperature.exp().minimum(own["max_temperature"])
+        temperature = self.temperature(state)
         observation = standardized(state["inputs"], batch.observation)
         following = standardized(state["inputs"], batch.next_observation)
 
-        next_action, next_log_density = tanh_gaussian(actor, following).sample(
+        next_action, next_log_density = tanh_gaussian(state["actor"], following).sample(
             noise["actions"][:, 0]
         )
-        next_value = self.critics.values(state["target"], support, following, next_action).amin(1)
+        next_values = self.critics.values(state["target"], support, following, next_action)
+        next_value = next_values.amin(1)
+        more = {}
+        if "value_spread" in self.metric_names:
+            # What the least of many takes off: large where imagined rollouts end, say (RAVL).
+            more["value_spread"] = (next_values.mean(1) - next_value).mean(-1)
         if self.settings.entropy_in_target:
             next_value = next_value - temperature[:, None] * next_log_density
         discount = own["discount"][:, None] * (1 - batch.terminated)
         backup = batch.reward + discount * next_value
 
-        def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            losses, values = self.critics.loss(
-                critic, support, observation, batch.action, backup[:, None]
+        if self.diverse:
+            step = diverse_step(
+                self.critics,
+                critic,
+                support,
+                observation,
+                batch.action,
+                backup[:, None],
+                own["diversity"],
             )
-            per_member = losses.mean(-1).sum(1)  # sum over critics
-            return per_member.sum(), (per_member, values.mean((1, 2)))
+            gradients, losses, values = step.gradients, step.losses, step.values
+            more["critic_diversity"] = step.diversity
+        else:
 
-        gradients, (_, (critic_losses, value_means)) = grad_and_value(critic_loss, has_aux=True)(
-            critic
-        )
+            def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+                losses, values = self.critics.loss(
+                    critic, support, observation, batch.action, backup[:, None]
+                )
+                return losses.mean(-1).sum(), (losses, values)  # sum over critics
+
+            gradients, (_, (losses, values)) = grad_and_value(critic_loss, has_aux=True)(critic)
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
 
+        improved = self.improve_policy(state, observation, noise["actions"][:, 1], temperature)
+        move_target(state["target"], critic, own["target_rate"])
+        return {
+            "critic_loss": losses.mean(-1).sum(1),
+            "value_mean": values.mean((1, 2)),
+            "backup_mean": backup.mean(-1),
+            **improved,
+            **more,
+            **self.critics.metrics(backup, support),
+        }
+
+    def temperature(self, state: LearnerState) -> Tensor:
+        """What a unit of entropy is worth, ``(P,)``."""
+        value: Tensor = state["temperature"]["log_value"].exp()
+        return value.minimum(state["settings"]["max_temperature"].to(value.dtype))
+
+    def improve_policy(
+        self, state: LearnerState, observation: Tensor, noise: Tensor, temperature: Tensor
+    ) -> Metrics:
+        """The actor's step towards the least of the critics' values, and the temperature's.
+
+        Args:
+            observation: ``(P, B, S)``, as the networks see it.
+            noise: ``(P, B, A)``.
+        """
+        actor, critic, support = state["actor"], state["critic"], state["support"]
+        own = {name: value.to(observation.dtype) for name, value in state["settings"].items()}
+
         def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            distribution = tanh_gaussian(actor, observation)
-            action, log_density = distribution.sample(noise["actions"][:, 1])
+            action, log_density = tanh_gaussian(actor, observation).sample(noise)
             values = self.critics.values(critic, support, observation, action).amin(1)
             per_member = (temperature[:, None] * log_density - values).mean(-1)
             return per_member.sum(), (per_member, log_density.mean(-1))
@@ -138,15 +193,10 @@ class SAC:
             gradients = {"log_value": -(log_densities + own["target_entropy"])}
             rate = own["temperature_learning_rate"]
             adam_step(state["temperature"], gradients, state["temperature_adam"], rate)
-        move_target(state["target"], critic, own["target_rate"])
         return {
-            "critic_loss": critic_losses,
             "actor_loss": actor_losses,
-            "value_mean": value_means,
-            "backup_mean": backup.mean(-1),
             "temperature": temperature,
             "entropy": -log_densities,
-            **self.critics.metrics(backup, support),
         }
 
     def actor_decay(self, state: LearnerState) -> Tensor:
