@@ -33,10 +33,11 @@ def dataset(rewards: list[float], ends: list[int]) -> Dataset:
     flags = np.zeros((2, n), bool)
     flags[1, ends[0]] = True
     flags[0, ends[1:]] = True
-    observation = np.arange(n, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    observation, last = np.random.default_rng(0).normal(size=(2, n, 3)).astype(np.float32)
+    following = np.where(flags.any(0)[:, None], last, np.roll(observation, -1, 0))
     return Dataset.from_arrays(
         observation, np.zeros((n, 2), np.float32), np.array(rewards, np.float32), *flags,
-        next_observations=observation + 1,
+        next_observations=following,
     )  # fmt: skip
 
 

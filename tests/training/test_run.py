@@ -41,6 +41,28 @@ def test_what_cannot_run_is_refused_before_any_work_and_leaves_no_directory(
     assert not (tmp_path / "run").exists()
 
 
+def test_data_that_cannot_be_drawn_as_asked_is_refused_before_a_model_is_trained(
+    tmp_path: Path,
+) -> None:
+    ends = np.arange(30) % 10 == 9
+    random = np.random.default_rng(0)
+    observations = random.normal(size=(30, 4)).astype(np.float32)
+    np.savez(
+        tmp_path / "few.npz",
+        observations=observations,
+        actions=np.zeros((30, 1), np.float32),
+        rewards=random.normal(size=30).astype(np.float32),
+        next_observations=np.roll(observations, -1, 0),
+        terminated=ends,
+        truncated=np.zeros(30, bool),
+    )
+    given = {"dataset": tmp_path / "few.npz", **QUICK, **MODEL, "sampling": "advantage_weighted"}
+    config = api.load_config("train", "mopo", {**given, "imagination.real_ratio": 0.5})
+    with pytest.raises(WorldRLError, match=r"3 episodes .* too few"):
+        api.train(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("before", "words"),
     [

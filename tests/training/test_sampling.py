@@ -142,7 +142,7 @@ def test_top_returns_may_be_discounted() -> None:
 @pytest.mark.parametrize("kind", ["uniform", "return_weighted", "top_returns"])
 def test_rows_are_drawn_as_often_as_they_should(kind: str) -> None:
     found, given = logged_of(EPISODES), settings(kind)
-    drawn = row_sampler(given, found)(generator(3, "policy.rows"), (100, 300))
+    drawn = row_sampler(given, found).draw(generator(3, "policy.rows"), (100, 300))
     assert drawn.shape == (100, 300)
     assert drawn.dtype == torch.int64
     counts = torch.bincount(drawn.flatten(), minlength=10).double()
@@ -151,27 +151,40 @@ def test_rows_are_drawn_as_often_as_they_should(kind: str) -> None:
     assert ((counts - wanted).abs() < 5 * wanted.sqrt() + 1e-9).all()
 
 
+def test_the_mean_square_is_that_of_what_is_drawn() -> None:
+    """The guards hold values against it: of rare good rows it is not that of the data."""
+    found, given = logged_of(EPISODES), settings("return_weighted")
+    reward = found.transitions.reward
+    wanted = sum(
+        p * r.item() ** 2 for p, r in zip(probabilities(found, given), reward, strict=True)
+    )
+    assert row_sampler(given, found).mean_square(reward) == pytest.approx(wanted)
+    uniform = row_sampler(settings("uniform"), found)
+    assert uniform.mean_square(reward) == pytest.approx(reward.square().mean().item())
+    assert wanted > 2 * reward.square().mean().item()
+
+
 def test_uniform_draws_what_randint_draws() -> None:
     found = logged_of(EPISODES)
-    drawn = row_sampler(settings("uniform"), found)(generator(3, "policy.rows", 7), (5, 6))
+    drawn = row_sampler(settings("uniform"), found).draw(generator(3, "policy.rows", 7), (5, 6))
     assert drawn.equal(torch.randint(10, (5, 6), generator=generator(3, "policy.rows", 7)))
 
 
 def test_draws_are_a_function_of_the_generator() -> None:
     found, given = logged_of(EPISODES), settings("return_weighted", temperature=1.0)
-    first, again = (row_sampler(given, found)(generator(3, "x", 1), (9, 9)) for _ in range(2))
-    other = row_sampler(given, found)(generator(3, "x", 2), (9, 9))
+    first, again = (row_sampler(given, found).draw(generator(3, "x", 1), (9, 9)) for _ in range(2))
+    other = row_sampler(given, found).draw(generator(3, "x", 2), (9, 9))
     assert first.equal(again)
     assert not first.equal(other)
 
 
 def test_the_ends_of_the_unit_interval_find_a_row_with_weight(monkeypatch: Any) -> None:
     found = logged_of([[0.0], *EPISODES, [0.0]])
-    sample = row_sampler(settings("top_returns", share=0.34), found)
+    sampler = row_sampler(settings("top_returns", share=0.34), found)
     for value in 0.0, 1 - 2.0**-53:
         given = torch.full((3,), value, dtype=torch.float64)
         monkeypatch.setattr("torch.rand", lambda *_, given=given, **__: given)
-        assert set(sample(torch.Generator(), (3,)).tolist()) <= {7, 8, 9, 10}
+        assert set(sampler.draw(torch.Generator(), (3,)).tolist()) <= {7, 8, 9, 10}
 
 
 @pytest.mark.parametrize(

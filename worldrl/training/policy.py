@@ -54,7 +54,7 @@ class PolicyStage:
         ]
         firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
         nothing, log = [None] * len(groups), logged.log
-        sample = row_sampler(config.sampling, logged)
+        sampler = row_sampler(config.sampling, logged)
         self.groups = [
             PolicyGroup(
                 config,
@@ -62,7 +62,7 @@ class PolicyStage:
                 seeds,
                 first,
                 logged,
-                sample,
+                sampler,
                 imagination,
                 Context(log, model),
                 updates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,13 +42,13 @@ class PolicyGroup:
         seeds: Sequence[int],
         first: int,  # number of the first seed's member in the run's population
         logged: Logged,
-        sample: RowSampler,  # draws the logged rows of batches
+        sampler: RowSampler,  # of the logged rows of batches
         imagination: Imagination | None,
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
     ) -> None:
         self.learner, self.seeds, self.logged = learner, list(seeds), logged
-        self._updates, self._context, self._sample = updates, context, sample
+        self._updates, self._context, self._sampler = updates, context, sampler
         device, members = logged.rows.device, len(self.seeds)
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
@@ -59,7 +60,7 @@ class PolicyGroup:
         self.memories = [Memory()] * members
         self._block = block_length(learner, self.batch_size)
         self._noise: tuple[int, Noise, Tensor, Tensor] | None = None
-        self.scales = value_scales(logged, self.state["settings"])
+        self.scales = value_scales(logged, self.state["settings"], sampler)
         self._remedy = remedy(config)
 
         self.experience: Experience | None = None
@@ -141,7 +142,7 @@ class PolicyGroup:
                 self.seeds,
                 "policy.rows",
                 block,
-                lambda g: self._sample(g, (self._block, self.real)),
+                lambda g: self._sampler.draw(g, (self._block, self.real)),
                 device,
             )
             uniform = draw(
@@ -254,11 +255,13 @@ def block_length(learner: Learner, batch_size: int) -> int:
     return max(min(NOISE_BLOCK, BLOCK_NUMBERS // max(numbers, 1)), 1)
 
 
-def value_scales(logged: Logged, settings: Mapping[str, Tensor]) -> list[Scale]:
+def value_scales(
+    logged: Logged, settings: Mapping[str, Tensor], sampler: RowSampler
+) -> list[Scale]:
     """What values can be, for each member: no lag without a target network, of a learner without
     values a reward."""
     largest = float(logged.transitions.reward.abs().max())
-    typical = float(logged.transitions.reward.square().mean().sqrt())
+    typical = math.sqrt(sampler.mean_square(logged.transitions.reward))
     one = torch.ones_like(next(iter(settings.values())))
     discounts = settings.get("discount", 0 * one)
     lags = 1 / settings.get("target_rate", one)

@@ -18,6 +18,7 @@ from worldrl.training.metrics import MetricsWriter, truncate_after
 from worldrl.training.policy import check_buffers
 from worldrl.training.pretrain import world_of
 from worldrl.training.run_directory import RunDirectory, RunState, Status
+from worldrl.training.sampling import row_sampler
 from worldrl.training.signals import StopRequests
 from worldrl.training.train import Scorer, ScorerFactory, train_policy
 
@@ -99,6 +100,7 @@ def _execute(
     scorer = _scorer(execution, scorers)
     if isinstance(config, TrainConfig):
         check_buffers(config.imagination, config.population, execution.logged)
+        row_sampler(config.sampling, execution.logged)
     execution.launch()
     nothing: dict[str, Any] = {"stage": "pretrain", "step": -1, "seconds": 0.0}
     before = nothing if saved is None else saved.plain

@@ -8,7 +8,7 @@ more often, as they are by uniform sampling. Scores are of the rewards that lear
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,30 +24,41 @@ from worldrl.config.sampling import (
 from worldrl.errors import DataError
 from worldrl.training.logged import Logged
 
-#: ``(generator, shape) -> shape`` int64 row numbers, a function of the generator's state.
-RowSampler = Callable[[torch.Generator, tuple[int, ...]], Tensor]
+
+class RowSampler(NamedTuple):
+    """Draws numbers of logged rows."""
+
+    num_rows: int
+    cumulative: Tensor | None  # (num_rows,) float64: running sum of the weights; None: all alike
+
+    def draw(self, g: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Row numbers of this shape, int64: a function of the generator's state."""
+        if self.cumulative is None:
+            return torch.randint(self.num_rows, shape, generator=g, device=g.device)
+        # Below the total, also after rounding: a row is found, and it is one with weight.
+        point = torch.rand(shape, generator=g, device=g.device, dtype=torch.float64)
+        return torch.searchsorted(self.cumulative, point * self.cumulative[-1], right=True)
+
+    def mean_square(self, values: Tensor) -> float:
+        """Of ``(num_rows,)`` values of the rows, as batches will hold them."""
+        if self.cumulative is None:
+            return float(values.square().mean())
+        weight = self.cumulative.diff(prepend=self.cumulative.new_zeros(1))
+        return float((weight * values.square()).sum() / self.cumulative[-1])
 
 
 def row_sampler(settings: Sampling, logged: Logged) -> RowSampler:
-    """Draws rows as the settings say.
+    """The sampler that the settings say.
 
     Raises:
         DataError: too few episodes to tell what return to expect.
     """
     rows = len(logged.rows)
     if isinstance(settings, UniformSampling):
-        return lambda g, shape: torch.randint(rows, shape, generator=g, device=g.device)
+        return RowSampler(rows, None)
     # Summed in order on the CPU: a GPU's running sum is not the same every time.
     cumulative = torch.from_numpy(np.cumsum(row_weights(settings, logged)))
-    cumulative = cumulative.to(logged.rows.device)
-    total = cumulative[-1].item()
-
-    def weighted(g: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-        # Below the total, also after rounding: a row is found, and it is one with weight.
-        point = total * torch.rand(shape, generator=g, device=g.device, dtype=torch.float64)
-        return torch.searchsorted(cumulative, point, right=True)
-
-    return weighted
+    return RowSampler(rows, cumulative.to(logged.rows.device))
 
 
 def row_weights(settings: Sampling, logged: Logged) -> NDArray[np.float64]:
