@@ -26,7 +26,11 @@ assert GROUP is not None
 KINDS = sorted(GROUP.classes)
 
 #: Settings beside the defaults under which the contract must hold too.
-VARIANTS: dict[str, list[dict[str, Any]]] = {}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "td3bc": [{"standardize": False}],
+    "prdc": [{"standardize": False}, {"candidates": 7}],
+    "rebrac": [{"layer_norm_place": "before"}, {"init": "default"}],
+}
 
 
 def variants() -> list[Any]:

@@ -14,5 +14,8 @@ LEARNERS: Registry[LearnerFactory] = Registry(
     {
         "sac": "worldrl.learners.sac:SAC",
         "bc": "worldrl.learners.bc:BehaviourCloning",
+        "td3bc": "worldrl.learners.td3bc:td3bc",
+        "prdc": "worldrl.learners.prdc:prdc",
+        "rebrac": "worldrl.learners.rebrac:rebrac",
     },
 )

@@ -44,10 +44,11 @@ class Critics:
             name: of the streams, e.g. ``sac.critic``.
         """
         settings = self.settings
+        lead, after = (settings.num_critics,), settings.layer_norm_place == "after"
         members = []
         for seed in seeds:
-            lead = (settings.num_critics,)
-            critic = init_uniform(self.sizes, lead, generator(seed, name), settings.layer_norm)
+            draws = generator(seed, name)
+            critic = init_uniform(self.sizes, lead, draws, settings.layer_norm, after)
             if settings.init == "edac":
                 init_head(critic, 3e-3, generator(seed, f"{name}.head"))
             members.append(critic)
