@@ -134,8 +134,8 @@ class PRDCSettings(TD3Settings):
     observation_weight: PerMember[PositiveFloat] = 2.0
     """Of observations in the distance, where actions count 1: the paper's beta."""
     candidates: PositiveInt | None = 100_000
-    """Logged rows that an update searches, another evenly spaced sample each time; a row's own
-    logged action is always among them. None: all rows."""
+    """Logged rows that an update searches at most, another evenly spaced sample each time; a row's
+    own logged action is always among them. None: all rows."""
 
 
 class ReBRACSettings(TD3Settings):

@@ -37,25 +37,24 @@ def prdc(settings: PRDCSettings, observation_size: int, action_size: int, num_up
 def nearest_action(view: View, action: Tensor, candidates: int | None) -> Tensor:
     """``(P, B, A) -> (P, B, A)``: of the logged pair nearest to each row's observation and action.
 
-    Every ``n / candidates``-th row of the log is searched, from a random first one; the row's own
-    logged action is as near as it was taken, and is chosen where that is nearest.
+    Every ``n / candidates``-th row of the log is searched, from a random first one, and each row's
+    own logged pair beside them: its observation is the row's, and so it is the nearest most often.
     """
     logged = view.context.log.transitions
     members, rows = len(action), len(logged.reward)
     step = math.ceil(rows / (candidates or rows))
-    first = (view.noise["uniform"] * step).floor().long()  # (P, 1)
-    chosen = (first + torch.arange(0, rows, step, device=action.device)) % rows
+    observations, actions = logged.observation, logged.action
+    if step == 1:
+        observations, actions = (each.expand(members, -1, -1) for each in (observations, actions))
+    else:
+        first = (view.noise["uniform"] * step).long()  # (P, 1)
+        chosen = (first + torch.arange(0, rows, step, device=action.device)) % rows
+        observations, actions = observations[chosen], actions[chosen]
     weight = view.own["observation_weight"][:, None, None]
 
     def point(observation: Tensor, action: Tensor) -> Tensor:
         return torch.cat([weight * observation, action], -1)
 
-    if step == 1:
-        observations, actions = (
-            value.expand(members, -1, -1) for value in (logged.observation, logged.action)
-        )
-    else:
-        observations, actions = logged.observation[chosen], logged.action[chosen]
     points = point(standardized(view.inputs, observations), actions)
     here = point(view.observation, action)
     found = nearest(here, points)[..., None]
