@@ -1,7 +1,8 @@
 """Multilayer perceptrons with leading axes: populations, ensembles and critics in one product.
 
-A network is a flat dictionary ``weight.0, bias.0, weight.1, ...`` (and ``scale.i, shift.i`` with
-layer normalisation). Weights are ``(*lead, in, out)`` and biases ``(*lead, 1, out)``, where
+A network is a flat dictionary ``weight.0, bias.0, weight.1, ...``, and with layer normalisation
+``scale.i, shift.i`` where it stands before the activation or ``scale_after.i, shift_after.i`` where
+it stands after it. Weights are ``(*lead, in, out)`` and biases ``(*lead, 1, out)``, where
 ``lead`` starts with the population axis P and may go on, e.g. with the members of an ensemble.
 """
 
@@ -24,19 +25,24 @@ Activation = Callable[[Tensor], Tensor]
 #: lies between two layers of one network then stays in cache.
 ROWS_PER_NETWORK = 512
 
-LAYER = ("weight", "bias", "scale", "shift")
+LAYER = ("weight", "bias", "scale", "shift", "scale_after", "shift_after")
 
 
 def init_uniform(
-    sizes: Sequence[int], lead: Sequence[int], generator: torch.Generator, layer_norm: bool = False
+    sizes: Sequence[int],
+    lead: Sequence[int],
+    generator: torch.Generator,
+    layer_norm: bool = False,
+    norm_after: bool = False,
 ) -> Parameters:
     """torch's default for linear layers, U(±1/sqrt(in)) on weights and biases.
 
     Args:
         sizes: input, hidden and output widths.
         lead: axes in front of every parameter, *without* P: callers stack members.
+        norm_after: the layer normalisation stands after the activation, not before it.
     """
-    device = generator.device
+    device, place = generator.device, "_after" if norm_after else ""
     parameters: Parameters = {}
     for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         bound = fan_in**-0.5
@@ -44,8 +50,8 @@ def init_uniform(
             draw = torch.rand(*lead, *shape, generator=generator, device=device)
             parameters[f"{name}.{layer}"] = (2 * draw - 1) * bound
         if layer_norm and layer < len(sizes) - 2:
-            parameters[f"scale.{layer}"] = torch.ones(*lead, 1, fan_out, device=device)
-            parameters[f"shift.{layer}"] = torch.zeros(*lead, 1, fan_out, device=device)
+            parameters[f"scale{place}.{layer}"] = torch.ones(*lead, 1, fan_out, device=device)
+            parameters[f"shift{place}.{layer}"] = torch.zeros(*lead, 1, fan_out, device=device)
     return parameters
 
 
@@ -99,13 +105,19 @@ def hidden_features(
     hidden = inputs
     for layer in range(layers):
         hidden = hidden @ parameters[f"weight.{layer}"] + parameters[f"bias.{layer}"]
-        if f"scale.{layer}" in parameters:
-            hidden = F.layer_norm(hidden, hidden.shape[-1:])
-            hidden = hidden * parameters[f"scale.{layer}"] + parameters[f"shift.{layer}"]
-        hidden = activation(hidden)
+        hidden = _normalized(parameters, hidden, "", layer)
+        hidden = _normalized(parameters, activation(hidden), "_after", layer)
         if masks:
             hidden = hidden * masks[layer]
     return hidden
+
+
+def _normalized(parameters: Parameters, hidden: Tensor, place: str, layer: int) -> Tensor:
+    """``hidden`` as it is, where the network has no layer normalisation in this place."""
+    if f"scale{place}.{layer}" not in parameters:
+        return hidden
+    hidden = F.layer_norm(hidden, hidden.shape[-1:])
+    return hidden * parameters[f"scale{place}.{layer}"] + parameters[f"shift{place}.{layer}"]
 
 
 def mlp(parameters: Parameters, inputs: Tensor, activation: Activation = F.relu) -> Tensor:

@@ -46,6 +46,7 @@ from worldrl.training.policy import PolicyStage
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.signals import StopRequests
 from worldrl.training.stages import group_seeds
+from worldrl.types import Learner
 
 STARTS, HORIZON = 50_000, 5
 OBSERVATION, ACTION, ROWS = 17, 6, 100_000
@@ -191,6 +192,23 @@ def edac_shapes(config: TrainConfig) -> list[Shape]:
     return [*sac_shapes(config), *network(config.learner.num_critics, batch, sizes)]
 
 
+def td3bc_shapes(config: TrainConfig) -> list[Shape]:
+    """A turn of two updates, counted as 5 actor and 18 critic passes of 256 x 256: 0.843 GFLOP, or
+    0.422 an update.
+
+    Both: target actor and two target critics forward, two critics forward and backward (two
+    passes). The second one also: actor forward and backward (two), the first critic forward under
+    the new action and backward to it (one).
+    """
+    batch, hidden = config.learner.batch_size, list(config.learner.hidden)
+    actor = network(1, batch, [OBSERVATION, *hidden, ACTION])
+    critic = network(2, batch, [OBSERVATION + ACTION, *hidden, 1])
+    heard = network(1, batch, [OBSERVATION + ACTION, *hidden, 1])
+    both = [*actor, *critic, *critic, *backward(critic)]
+    second = [*actor, *backward(actor), *heard, *backward(heard, weights=False)]
+    return [*both, *both, *second]
+
+
 def logged_data(device: torch.device) -> Logged:
     """Random rows: speed does not depend on what they say."""
     generator = torch.Generator().manual_seed(0)
@@ -294,9 +312,7 @@ class Bench:
         )
         ensembles = untrained.ensembles()
         worlds = [World(ensemble, {}) for ensemble in ensembles]
-        learner = LEARNERS[config.learner.kind](
-            config.learner, OBSERVATION, ACTION, config.num_updates
-        )
+        learner = learner_of(config)
         rule = RULES["walker2d"].ends
 
         def ends(
@@ -353,7 +369,8 @@ class Bench:
     def updates(self, name: str, rounds: int) -> Line:
         """Updates of a learner of :data:`LEARNER_BENCHES`, sampling included, no refresh."""
         config, (_, shapes) = self.with_learner(name), LEARNER_BENCHES[name]
-        return self.line(name, "updates/s", self.updates_work(config), shapes(config), rounds)
+        work, phases = self.updates_work(config), learner_of(config).phases
+        return self.line(name, "updates/s", work, shapes(config), rounds, phases)
 
     def with_learner(self, name: str) -> TrainConfig:
         """The configuration of one of :data:`LEARNER_BENCHES`."""
@@ -411,6 +428,11 @@ class Bench:
         return statistics.median(shares)
 
 
+def learner_of(config: TrainConfig) -> Learner:
+    """The learner of a configuration."""
+    return LEARNERS[config.learner.kind](config.learner, OBSERVATION, ACTION, config.num_updates)
+
+
 def never() -> bool:
     """No stop is asked for."""
     return False
@@ -418,12 +440,13 @@ def never() -> bool:
 
 MANY_CRITICS = {"kind": "sac", "num_critics": 10, "hidden": (256, 256, 256), "init": "edac"}
 
-#: Settings of a learner and the products of one update, by the bench's name.
+#: Settings of a learner and the products of one update of each phase, by the bench's name.
 LEARNER_BENCHES: dict[str, tuple[dict[str, Any], Callable[[TrainConfig], list[Shape]]]] = {
     "sac": ({"kind": "sac"}, sac_shapes),
     "iql": ({"kind": "iql"}, iql_shapes),
     "sac-n": (MANY_CRITICS, sac_shapes),
     "edac": ({**MANY_CRITICS, "diversity": 1.0}, edac_shapes),
+    "td3bc": ({"kind": "td3bc"}, td3bc_shapes),
 }
 NAMES = ("ensemble", "rollout", *LEARNER_BENCHES)
 

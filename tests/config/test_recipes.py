@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 
 from worldrl.config import recipes
-from worldrl.config.learners import IQLSettings
+from worldrl.config.learners import IQLSettings, PRDCSettings, ReBRACSettings
 from worldrl.config.loader import load_config
 from worldrl.config.schema import BranchedSettings
 
@@ -158,6 +158,98 @@ def test_rows_of_many_tasks_name_known_datasets(name: str) -> None:
     known = {row["name"] for row in csv.DictReader(table.splitlines())}
     for part in recipes.read("train", name):
         assert set(part.tasks) <= known
+
+
+# (beta 1, beta 2) of the paper's table; antmaze's rates, batch and discount are its own, too.
+REBRAC = {
+    "halfcheetah-random-v2": (0.001, 0.1),
+    "halfcheetah-medium-v2": (0.001, 0.01),
+    "halfcheetah-medium-replay-v2": (0.01, 0.001),
+    "halfcheetah-medium-expert-v2": (0.01, 0.1),
+    "halfcheetah-expert-v2": (0.01, 0.01),
+    "halfcheetah-full-replay-v2": (0.001, 0.1),
+    "hopper-random-v2": (0.001, 0.01),
+    "hopper-medium-v2": (0.01, 0.01),
+    "hopper-medium-replay-v2": (0.05, 0.5),
+    "hopper-medium-expert-v2": (0.1, 0.01),
+    "hopper-expert-v2": (0.1, 0.1),
+    "hopper-full-replay-v2": (0.01, 0.01),
+    "walker2d-random-v2": (0.01, 0.0),
+    "walker2d-medium-v2": (0.05, 0.1),
+    "walker2d-medium-replay-v2": (0.05, 0.01),
+    "walker2d-medium-expert-v2": (0.01, 0.01),
+    "walker2d-expert-v2": (0.01, 0.5),
+    "walker2d-full-replay-v2": (0.01, 0.01),
+    "antmaze-umaze-v2": (0.003, 0.002),
+    "antmaze-umaze-diverse-v2": (0.003, 0.001),
+    "antmaze-medium-play-v2": (0.001, 0.0005),
+    "antmaze-medium-diverse-v2": (0.001, 0.0),
+    "antmaze-large-play-v2": (0.002, 0.001),
+    "antmaze-large-diverse-v2": (0.002, 0.002),
+    "maze2d-umaze-v1": (0.003, 0.001),
+    "maze2d-medium-v1": (0.003, 0.001),
+    "maze2d-large-v1": (0.003, 0.001),
+    "pen-human-v1": (0.1, 0.5),
+    "pen-cloned-v1": (0.05, 0.5),
+    "pen-expert-v1": (0.01, 0.01),
+    "door-human-v1": (0.1, 0.1),
+    "door-cloned-v1": (0.01, 0.1),
+    "door-expert-v1": (0.05, 0.01),
+    "hammer-human-v1": (0.01, 0.5),
+    "hammer-cloned-v1": (0.1, 0.5),
+    "hammer-expert-v1": (0.01, 0.01),
+    "relocate-human-v1": (0.1, 0.01),
+    "relocate-cloned-v1": (0.1, 0.01),
+    "relocate-expert-v1": (0.05, 0.01),
+}
+
+
+@pytest.mark.parametrize(("task", "expected"), REBRAC.items())
+def test_rebrac_has_the_published_settings_of_each_task(
+    task: str, expected: tuple[float, float]
+) -> None:
+    learner = load_config("train", "rebrac", [f"dataset=d4rl:{task}"]).learner
+    assert isinstance(learner, ReBRACSettings)
+    assert (learner.actor_bc_weight, learner.critic_bc_weight) == expected
+    rates = learner.batch_size, learner.actor_learning_rate, learner.critic_learning_rate
+    if task.startswith(("halfcheetah", "hopper", "walker2d")):
+        assert (rates, learner.discount) == ((1024, 1e-3, 1e-3), 0.99)
+    elif task.startswith("antmaze"):
+        assert (rates, learner.discount) == ((256, 3e-4, 5e-5), 0.999)
+    else:
+        assert (rates, learner.discount) == ((256, 3e-4, 3e-4), 0.99)
+
+
+def test_rebrac_and_its_kin_name_known_datasets() -> None:
+    table = files("worldrl.data").joinpath("d4rl_urls.csv").read_text(encoding="utf-8")
+    known = {row["name"] for row in csv.DictReader(table.splitlines())}
+    rows = {name: set(recipes.read("train", name)[0].tasks) for name in ("rebrac", "prdc")}
+    assert rows["rebrac"] == set(REBRAC)
+    assert rows["prdc"] <= known
+    assert rows["rebrac"] <= known
+
+
+@pytest.mark.parametrize("task", MOPO)
+def test_mobrac_joins_the_rollouts_of_mopo_with_the_penalties_of_rebrac(task: str) -> None:
+    config = load_config("train", "mobrac", [f"dataset=d4rl:{task}"])
+    imagination, learner = config.imagination, config.learner
+    assert isinstance(imagination, BranchedSettings)
+    assert isinstance(learner, ReBRACSettings)
+    assert (imagination.horizon, imagination.penalty.weight) == MOPO[task]
+    assert (learner.actor_bc_weight, learner.critic_bc_weight) == REBRAC[task]
+    assert imagination.penalty.kind == "max_aleatoric"
+
+
+def test_prdc_has_the_published_settings_of_each_environment() -> None:
+    for task, expected in (
+        ("halfcheetah-medium-v2", (40, 2)),
+        ("hopper-medium-v2", (2.5, 2)),
+        ("walker2d-random-v2", (2.5, 2)),
+        ("antmaze-large-play-v2", (7.5, 7.5)),
+    ):
+        learner = load_config("train", "prdc", [f"dataset=d4rl:{task}"]).learner
+        assert isinstance(learner, PRDCSettings)
+        assert (learner.alpha, learner.observation_weight) == expected
 
 
 def test_a_row_needs_the_exact_dataset_name() -> None:

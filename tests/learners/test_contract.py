@@ -55,6 +55,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"max_target_backup": True, "entropy_in_target": True},
         {"conservative_rows": "imagined", "num_sampled_actions": 2},
     ],
+    "td3bc": [{"standardize": False}],
+    "prdc": [{"standardize": False}, {"candidates": 7}],
+    "rebrac": [{"layer_norm_place": "before"}, {"init": "default"}],
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from support import batch_of, context_of, converted, tree_map
 from torch import Tensor
 from torch.distributions import Normal
+from torch.nn import functional as F
 
 from worldrl.config.learners import SACSettings
 from worldrl.learners.diversity import diverse_step, diversity
@@ -30,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "three layers": {"hidden": (6, 5, 7)},
     "edac initialisation": {"init": "edac"},
     "layer normalisation": {"layer_norm": True},
+    "normalised after": {"layer_norm": True, "layer_norm_place": "after"},
+    "huber": {"critic_loss": {"kind": "huber", "threshold": 0.5}},
     "classification": {
         "critic_loss": {"kind": "hl_gauss", "num_bins": BINS, "low": -2.0, "high": 3.0}
     },
@@ -78,6 +81,11 @@ def network(parameters: Parameters, inputs: Tensor) -> Tensor:
             inputs = inputs * parameters[f"scale.{layer}"] + parameters[f"shift.{layer}"]
         if layer < last:
             inputs = inputs.clamp(min=0)
+        if f"scale_after.{layer}" in parameters:
+            inputs = inputs - inputs.mean(-1, keepdim=True)
+            inputs = inputs / (inputs.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+            inputs = inputs * parameters[f"scale_after.{layer}"]
+            inputs = inputs + parameters[f"shift_after.{layer}"]
     return inputs
 
 
@@ -89,8 +97,12 @@ def value(critic: Parameters, observation: Tensor, action: Tensor) -> Tensor:
     return output.softmax(-1) @ ((edges[1:] + edges[:-1]) / 2)
 
 
-def td_loss(critic: Parameters, observation: Tensor, action: Tensor, target: Tensor) -> Tensor:
+def td_loss(
+    critic: Parameters, observation: Tensor, action: Tensor, target: Tensor, huber: bool
+) -> Tensor:
     output = network(critic, torch.cat([observation, action], -1))
+    if huber:  # half squares up to 0.5, over 0.5
+        return F.huber_loss(output[:, 0], target, delta=0.5) / 0.5
     if output.shape[-1] == 1:
         return (output[:, 0] - target).square().mean()
     edges = torch.linspace(-2, 3, BINS + 1, dtype=output.dtype)
@@ -123,6 +135,7 @@ def leaves(parameters: Parameters, *index: int) -> Parameters:
 @every
 def test_the_gradient_is_that_of_differentiating_twice(changes: dict[str, Any]) -> None:
     sac = learner(**changes)
+    huber = sac.settings.critic_loss.kind == "huber"
     state = state_of(sac)
     [(batch, _)] = batches(1)
     target = torch.randn(P, 1, B, generator=torch.Generator().manual_seed(2)).double()
@@ -135,7 +148,7 @@ def test_the_gradient_is_that_of_differentiating_twice(changes: dict[str, Any]) 
         critics = [leaves(state["critic"], member, m) for m in range(M)]
         given = batch.observation[member], batch.action[member]
         term = cosines(critics, *given)
-        losses = [td_loss(critic, *given, target[member, 0]) for critic in critics]
+        losses = [td_loss(critic, *given, target[member, 0], huber) for critic in critics]
         (sum(losses) + ETA[member] * term).backward()  # type: ignore[union-attr]
         assert step.diversity[member].item() == pytest.approx(term.item(), rel=1e-6)
         for number, critic in enumerate(critics):
@@ -164,6 +177,7 @@ def test_without_a_weight_it_is_the_gradient_of_the_loss_alone() -> None:
 def test_updates_equal_the_reference(changes: dict[str, Any]) -> None:
     """Critics and their moments over three updates; test_sac has the rest of an update."""
     sac = learner(**changes)
+    huber = sac.settings.critic_loss.kind == "huber"
     state = state_of(sac)
     members = [[leaves(state["critic"], p, m) for m in range(M)] for p in range(P)]
     adams = [
@@ -192,7 +206,7 @@ def test_updates_equal_the_reference(changes: dict[str, Any]) -> None:
                 backup = batch.reward[p] + 0.9 * (1 - batch.terminated[p]) * soft
             given = batch.observation[p], batch.action[p]
             term = cosines(critics, *given)
-            loss = sum(td_loss(critic, *given, backup) for critic in critics)
+            loss = sum(td_loss(critic, *given, backup, huber) for critic in critics)
             assert metrics["critic_loss"][p].item() == pytest.approx(loss.item(), rel=1e-6)  # type: ignore[union-attr]
             assert metrics["critic_diversity"][p].item() == pytest.approx(term.item(), rel=1e-6)
             spread = (values.mean(0) - values.amin(0)).mean().item()

@@ -23,9 +23,11 @@ from worldrl.types import Parameters
 SIZES = [3, 5, 4, 2]
 
 
-def random_network(lead: tuple[int, ...], sizes: list[int], layer_norm: bool) -> Parameters:
+def random_network(
+    lead: tuple[int, ...], sizes: list[int], layer_norm: bool, norm_after: bool = False
+) -> Parameters:
     generator = torch.Generator().manual_seed(0)
-    shapes = init_uniform(sizes, lead, generator, layer_norm)
+    shapes = init_uniform(sizes, lead, generator, layer_norm, norm_after)
     return {
         name: torch.randn(value.shape, dtype=torch.float64, generator=generator)
         for name, value in shapes.items()
@@ -44,22 +46,27 @@ def module(parameters: Parameters, index: tuple[int, ...], activation: nn.Module
         layers.append(linear)
         if layer == count - 1:
             break
-        if f"scale.{layer}" in parameters:
-            norm = nn.LayerNorm(weight.shape[1], dtype=weight.dtype)
-            norm.weight.data = parameters[f"scale.{layer}"][index][0]
-            norm.bias.data = parameters[f"shift.{layer}"][index][0]
-            layers.append(norm)
         layers.append(activation)
+        for place in "", "_after":
+            if f"scale{place}.{layer}" in parameters:
+                norm = nn.LayerNorm(weight.shape[1], dtype=weight.dtype)
+                norm.weight.data = parameters[f"scale{place}.{layer}"][index][0]
+                norm.bias.data = parameters[f"shift{place}.{layer}"][index][0]
+                layers.insert(len(layers) - (place == ""), norm)
     return nn.Sequential(*layers)
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize(
+    ("layer_norm", "norm_after"), [(False, False), (True, False), (True, True)]
+)
 @pytest.mark.parametrize(
     ("activation", "of_torch"), [(torch.relu, nn.ReLU()), (nn.functional.silu, nn.SiLU())]
 )
-def test_every_network_is_the_torch_module_of_its_slice(layer_norm, activation, of_torch):
+def test_every_network_is_the_torch_module_of_its_slice(
+    layer_norm, norm_after, activation, of_torch
+):
     lead = (2, 3)
-    parameters = random_network(lead, SIZES, layer_norm)
+    parameters = random_network(lead, SIZES, layer_norm, norm_after)
     inputs = torch.randn(*lead, 7, 3, dtype=torch.float64)
     outputs = mlp(parameters, inputs, activation)
     assert outputs.shape == (*lead, 7, 2)
@@ -128,6 +135,10 @@ def test_layer_norm_starts_as_the_identity_and_spares_the_head():
     assert {name for name in parameters if name.startswith(("scale", "shift"))} == {
         "scale.0", "shift.0", "scale.1", "shift.1",
     }  # fmt: skip
+    after = init_uniform([2, 3, 4, 1], (5,), torch.Generator(), layer_norm=True, norm_after=True)
+    assert {name for name in after if name.startswith(("scale", "shift"))} == {
+        "scale_after.0", "shift_after.0", "scale_after.1", "shift_after.1",
+    }  # fmt: skip
     assert parameters["scale.1"].equal(torch.ones(5, 1, 4))
     assert parameters["shift.0"].equal(torch.zeros(5, 1, 3))
 
@@ -146,12 +157,16 @@ def test_only_half_precision_is_widened(given, wanted):
     assert at_least_float32(torch.ones(2, dtype=given)).dtype == wanted
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_many_rows_go_through_one_network_after_another_to_the_same_result(layer_norm):
+@pytest.mark.parametrize(
+    ("layer_norm", "norm_after"), [(False, False), (True, False), (True, True)]
+)
+def test_many_rows_go_through_one_network_after_another_to_the_same_result(layer_norm, norm_after):
     generator = torch.Generator().manual_seed(0)
     parameters = {
         name: value.double()[None]
-        for name, value in init_uniform((5, 8, 8, 3), (3,), generator, layer_norm).items()
+        for name, value in init_uniform(
+            (5, 8, 8, 3), (3,), generator, layer_norm, norm_after
+        ).items()
     }
     parameters["other"] = torch.zeros(1, 4)  # of the ensemble, not of a layer
     for given in (1, 3), (1, 1):

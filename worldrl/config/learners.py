@@ -11,6 +11,7 @@ from worldrl.config.members import PerMember, per_member
 
 Discount = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Init = Literal["default", "edac", "orthogonal"]
 Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
@@ -66,9 +67,27 @@ class CriticSettings(LearnerSettings):
     critic_loss: CriticLoss = SquaredLoss()
     layer_norm: bool = False
     """In the critics and IQL's value network, and in SAC's actor."""
-    init: Literal["default", "edac", "orthogonal"] = "default"
+    """In the critics, and in SAC's actor."""
+    layer_norm_place: Literal["before", "after"] = "before"
+    """Before each activation, or after it."""
+    init: Init = "default"
     """Of the networks; edac: biases of 0.1, and last layers close to 0; orthogonal: orthogonal
     weights, small in the last layers, and no biases."""
+
+    @property
+    def norm(self) -> Literal["before", "after"] | None:
+        """Where layer normalisation stands; None where there is none."""
+        return self.layer_norm_place if self.layer_norm else None
+
+    @model_validator(mode="after")
+    def _place_is_used(self) -> Self:
+        usual = type(self).model_fields["layer_norm_place"].default
+        if not self.layer_norm and self.layer_norm_place != usual:
+            raise ValueError(
+                f"layer_norm_place is {self.layer_norm_place}, and layer_norm is false: there is "
+                "none to place. Set learner.layer_norm=true, or leave it out"
+            )
+        return self
 
 
 class EntropySettings(CriticSettings):
@@ -188,6 +207,70 @@ class IQLSettings(CriticSettings):
         return self
 
 
+class TD3Settings(CriticSettings):
+    """Twin delayed deterministic policy gradients held close to the data; no learner by itself."""
+
+    actor_learning_rate: PerMember[PositiveFloat] = 3e-4
+    target_noise: PerMember[NonNegativeFloat] = 0.2
+    """Deviation of what is added to the target policy's actions."""
+    target_noise_clip: PerMember[NonNegativeFloat] = 0.5
+    """The largest of what is added."""
+    exploration: NonNegativeFloat = 0.1
+    """Deviation of what is added to the policy's actions in imagination."""
+
+
+class TD3BCSettings(TD3Settings):
+    """TD3+BC (Fujimoto & Gu 2021, arXiv 2106.06860)."""
+
+    kind: Literal["td3bc"] = "td3bc"
+    standardize: bool = True
+    """Learn from observations less their mean in the data, over their deviation there plus 1e-3."""
+    alpha: PerMember[NonNegativeFloat] = 2.5
+    """Weight of values, in units of their mean size, beside the squared error of cloning."""
+
+
+class PRDCSettings(TD3Settings):
+    """TD3 regularised by the nearest logged action (Ran et al. 2023, arXiv 2306.06569)."""
+
+    kind: Literal["prdc"] = "prdc"
+    standardize: bool = True
+    """Learn from observations less their mean in the data, over their deviation there plus 1e-3."""
+    alpha: PerMember[NonNegativeFloat] = 2.5
+    """Weight of values, in units of their mean size, beside the squared distance to the data."""
+    observation_weight: PerMember[PositiveFloat] = 2.0
+    """Of observations in the distance, where actions count 1: the paper's beta."""
+    candidates: PositiveInt | None = 100_000
+    """Logged rows that an update searches at most, another evenly spaced sample each time; a row's
+    own logged action is always among them. None: all rows."""
+
+
+class ReBRACSettings(TD3Settings):
+    """ReBRAC (Tarasov et al. 2023, arXiv 2305.09836)."""
+
+    kind: Literal["rebrac"] = "rebrac"
+    hidden: Hidden = (256, 256, 256)
+    actor_learning_rate: PerMember[PositiveFloat] = 1e-3
+    critic_learning_rate: PerMember[PositiveFloat] = 1e-3
+    layer_norm: bool = True
+    """In the critics."""
+    layer_norm_place: Literal["before", "after"] = "after"
+    """In the critics: before each activation, or after it."""
+    init: Init = "edac"
+    """Of the networks; edac: biases of 0.1, and last layers close to 0; orthogonal: orthogonal
+    weights, small in the last layers, and no biases."""
+    actor_bc_weight: PerMember[NonNegativeFloat] = 0.01
+    """Of the actor's squared distance from the batch's actions: the paper's beta 1."""
+    critic_bc_weight: PerMember[NonNegativeFloat] = 0.01
+    """Of the target action's squared distance from the next logged one: the paper's beta 2."""
+
+
 Learner = Annotated[
-    SACSettings | CQLSettings | BCSettings | IQLSettings, Field(discriminator="kind")
+    SACSettings
+    | CQLSettings
+    | BCSettings
+    | IQLSettings
+    | TD3BCSettings
+    | PRDCSettings
+    | ReBRACSettings,
+    Field(discriminator="kind"),
 ]

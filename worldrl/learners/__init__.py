@@ -16,5 +16,8 @@ LEARNERS: Registry[LearnerFactory] = Registry(
         "cql": "worldrl.learners.cql:CQL",
         "bc": "worldrl.learners.bc:BehaviourCloning",
         "iql": "worldrl.learners.iql:IQL",
+        "td3bc": "worldrl.learners.td3bc:td3bc",
+        "prdc": "worldrl.learners.prdc:prdc",
+        "rebrac": "worldrl.learners.rebrac:rebrac",
     },
 )

@@ -10,10 +10,10 @@ from torch.func import grad_and_value
 
 from worldrl.config.learners import BCSettings
 from worldrl.learners.inputs import moments, standardized
+from worldrl.learners.networks import ACTOR_HEAD, init_networks
 from worldrl.learners.settings import settings_tensors
-from worldrl.models.mlp import at_least_float32, init_uniform, mlp, stack
+from worldrl.models.mlp import at_least_float32, mlp
 from worldrl.optim import adam_init, adam_step
-from worldrl.random import generator
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
 
@@ -32,8 +32,7 @@ class BehaviourCloning:
     def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
         """Fresh networks, one generator per member."""
         device = log.transitions.reward.device
-        members = [init_uniform(self.sizes, (), generator(seed, "bc.actor")) for seed in seeds]
-        actor = {name: value.to(device) for name, value in stack(members).items()}
+        actor = init_networks(seeds, "bc.actor", self.sizes, device, "default", ACTOR_HEAD)
         numbers = {"learning_rate": self.settings.learning_rate}
         return {
             "settings": settings_tensors(numbers, first, len(seeds), device),

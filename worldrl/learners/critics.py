@@ -19,16 +19,8 @@ from torch.nn import functional as F
 
 from worldrl.config.learners import CriticSettings, HLGaussLoss, HuberLoss
 from worldrl.config.members import per_member
-from worldrl.models.mlp import (
-    at_least_float32,
-    init_head,
-    init_orthogonal,
-    init_uniform,
-    mlp,
-    scalar_mlp,
-    stack,
-)
-from worldrl.random import generator
+from worldrl.learners.networks import CRITIC_HEAD, init_networks
+from worldrl.models.mlp import at_least_float32, mlp, scalar_mlp
 from worldrl.types import Log, Metrics, Parameters
 
 
@@ -48,16 +40,10 @@ class Critics:
             name: of the streams, e.g. ``sac.critic``.
         """
         settings = self.settings
-        members = []
-        for seed in seeds:
-            lead = (settings.num_critics,)
-            critic = init_uniform(self.sizes, lead, generator(seed, name), settings.layer_norm)
-            if settings.init == "edac":
-                init_head(critic, 3e-3, generator(seed, f"{name}.head"))
-            if settings.init == "orthogonal":
-                init_orthogonal(critic, generator(seed, f"{name}.orthogonal"))
-            members.append(critic)
-        return {key: value.to(device) for key, value in stack(members).items()}
+        lead = (settings.num_critics,)
+        return init_networks(
+            seeds, name, self.sizes, device, settings.init, CRITIC_HEAD, lead, settings.norm
+        )
 
     def support(self, log: Log, first: int, members: int) -> Parameters:
         """The ends ``(P,)`` of the range of values that bins divide; nothing in a regression."""

@@ -20,20 +20,17 @@ from torch.nn import functional as F
 from worldrl.config.learners import IQLSettings
 from worldrl.learners.critics import Critics, move_target
 from worldrl.learners.inputs import moments, standardized
-from worldrl.learners.policies import HALF_LOG_TWO_PI, init_actor
+from worldrl.learners.networks import ACTOR_HEAD, CRITIC_HEAD, init_networks
+from worldrl.learners.policies import HALF_LOG_TWO_PI
 from worldrl.learners.schedules import decay
 from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import (
     at_least_float32,
     hidden_features,
-    init_head,
-    init_uniform,
     num_layers,
     scalar_mlp,
-    stack,
 )
 from worldrl.optim import adam_init, adam_step
-from worldrl.random import generator
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -62,13 +59,15 @@ class IQL:
         """Fresh networks, one generator per member and network; the target equals the critic."""
         device = log.transitions.reward.device
         settings = self.settings
-        edac = settings.init == "edac"
-        sizes = [self.observation_size, *settings.hidden, self.action_size]
-        actor = init_actor(seeds, "iql.actor", sizes, device, small_head=edac)
+        hidden = [self.observation_size, *settings.hidden]
+        sizes = [*hidden, self.action_size]
+        actor = init_networks(seeds, "iql.actor", sizes, device, settings.init, ACTOR_HEAD)
         if settings.policy == "gaussian":
             actor["log_std"] = torch.zeros(len(seeds), 1, self.action_size, device=device)
         critic = self.critics.initialise(seeds, device, "iql.critic")
-        value = self._init_value(seeds, device)
+        value = init_networks(
+            seeds, "iql.value", [*hidden, 1], device, settings.init, CRITIC_HEAD, norm=settings.norm
+        )
         return {
             "settings": settings_tensors(self._per_member(), first, len(seeds), device),
             "inputs": moments(log, len(seeds), settings.standardize),
@@ -81,16 +80,6 @@ class IQL:
             "value_adam": adam_init(value),
             "critic_adam": adam_init(critic),
         }
-
-    def _init_value(self, seeds: Sequence[int], device: torch.device) -> Parameters:
-        sizes = [self.observation_size, *self.settings.hidden, 1]
-        members = []
-        for seed in seeds:
-            one = init_uniform(sizes, (), generator(seed, "iql.value"), self.settings.layer_norm)
-            if self.settings.init == "edac":
-                init_head(one, 3e-3, generator(seed, "iql.value.head"))
-            members.append(one)
-        return {name: one.to(device) for name, one in stack(members).items()}
 
     def _per_member(self) -> dict[str, float | tuple[float, ...]]:
         given = self.settings

@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from worldrl.models.mlp import (
-    at_least_float32,
-    init_head,
-    init_orthogonal,
-    init_uniform,
-    mlp,
-    stack,
-)
-from worldrl.random import generator
+from worldrl.models.mlp import at_least_float32, mlp
 from worldrl.types import Parameters
 
 LOG_STD_RANGE = (-5.0, 2.0)
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
-
-
-def init_actor(
-    seeds: Sequence[int],
-    name: str,
-    sizes: Sequence[int],
-    device: torch.device,
-    layer_norm: bool = False,
-    small_head: bool = False,
-    orthogonal: bool = False,
-) -> Parameters:
-    """A policy network ``(P, ...)``, a generator for each member.
-
-    Args:
-        name: of the streams, e.g. ``sac.actor``.
-        small_head: biases of 0.1 and a last layer within 1e-3, as EDAC starts.
-        orthogonal: orthogonal weights and biases of 0.
-    """
-    members = []
-    for seed in seeds:
-        actor = init_uniform(sizes, (), generator(seed, name), layer_norm)
-        if small_head:
-            init_head(actor, 1e-3, generator(seed, f"{name}.head"))
-        if orthogonal:
-            init_orthogonal(actor, generator(seed, f"{name}.orthogonal"))
-        members.append(actor)
-    return {key: value.to(device) for key, value in stack(members).items()}
 
 
 class TanhGaussian(NamedTuple):

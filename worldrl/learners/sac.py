@@ -18,7 +18,8 @@ from worldrl.config.learners import EntropySettings, SACSettings
 from worldrl.learners.critics import Critics, move_target
 from worldrl.learners.diversity import diverse_step
 from worldrl.learners.inputs import moments, standardized
-from worldrl.learners.policies import init_actor, tanh_gaussian
+from worldrl.learners.networks import ACTOR_HEAD, init_networks
+from worldrl.learners.policies import tanh_gaussian
 from worldrl.learners.schedules import decay
 from worldrl.learners.settings import settings_tensors
 from worldrl.optim import adam_init, adam_step
@@ -51,14 +52,8 @@ class SAC:
         device = log.transitions.reward.device
         settings = self.settings
         sizes = [self.observation_size, *settings.hidden, 2 * self.action_size]
-        actor = init_actor(
-            seeds,
-            "sac.actor",
-            sizes,
-            device,
-            settings.layer_norm,
-            small_head=settings.init == "edac",
-            orthogonal=settings.init == "orthogonal",
+        actor = init_networks(
+            seeds, "sac.actor", sizes, device, settings.init, ACTOR_HEAD, norm=settings.norm
         )
         critic = self.critics.initialise(seeds, device, "sac.critic")
         own = settings_tensors(self._per_member(), first, len(seeds), device)
