@@ -18,7 +18,7 @@ from worldrl.errors import ConfigError, RunError
 from worldrl.imagination import buffer
 from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
 from worldrl.imagination.penalties import PENALTIES
-from worldrl.imagination.rollout import RolloutHealth, Rollouts, penalty_quantile
+from worldrl.imagination.rollout import RolloutHealth, Rollouts, measured, upper_quantile
 from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
@@ -320,16 +320,19 @@ def test_without_imagination_nothing_is_imagined(groups):
     assert all((b.reward > 0).all() for b in scribe.batches[4])
 
 
+def on_data(penalty: str) -> Tensor:
+    """``(P, ROWS)``."""
+    rows = logged_rows().transitions
+    states = torch.cat([rows.observation, rows.next_observation])
+    spread = torch.cat([states.std(0, correction=0), rows.reward.std(correction=0)[None]])
+    pairs = rows.observation, rows.action
+    return measured(world_of(SEEDS).ensemble, PENALTIES[penalty], *pairs, spread, SEEDS)
+
+
 def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
     penalty = {"kind": "max_aleatoric", "weight": 0.7, "scale": "dataset_quantile"}
     found = rollouts_of(config({"penalty": penalty})).pessimism
-    logged = logged_rows().transitions
-    wanted = penalty_quantile(
-        world_of(SEEDS).ensemble,
-        PENALTIES["max_aleatoric"],
-        logged.observation,
-        logged.action,
-    )
+    wanted = upper_quantile(on_data("max_aleatoric"))
     torch.testing.assert_close(found.scale, wanted)
     assert found.weight.tolist() == pytest.approx([0.7] * 3)
     assert rollouts_of(config()).pessimism.scale.tolist() == [1.0] * 3
@@ -339,13 +342,7 @@ def test_a_stop_has_a_quantile_of_its_measure_on_the_data_as_its_limit():
     stop = {"kind": "absorb", "measure": "mean_std", "quantile": 0.8, "cost": 3.0}
     settings = config({"stop": stop | {"factor": (1.0, 2.0, 0.5)}})
     logged, found = logged_rows().transitions, rollouts_of(settings).pessimism
-    wanted = penalty_quantile(
-        world_of(SEEDS).ensemble,
-        PENALTIES["mean_std"],
-        logged.observation,
-        logged.action,
-        0.8,
-    )
+    wanted = upper_quantile(on_data("mean_std"), 0.8)
     torch.testing.assert_close(found.limit, wanted * torch.tensor([1.0, 2.0, 0.5]))
     assert found.floor.tolist() == [logged.reward.min().item() - 3.0] * 3
     assert (rollouts_of(config()).pessimism.limit == math.inf).all()
