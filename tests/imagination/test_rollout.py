@@ -824,19 +824,20 @@ def test_a_member_of_a_learned_population_equals_its_lone_run():
         torch.testing.assert_close(alone[0], together[member], rtol=1e-5, atol=1e-5)
 
 
-def test_compiled_equals_eager():
+@pytest.mark.parametrize("grouped", [False, True])
+def test_compiled_equals_eager(grouped):
     """Within 1e-5: fusion reorders sums."""
     if not compiler_available(CPU):
         pytest.skip("no C++ compiler")
     given, width = learned(SEEDS), row_width(S, A)
-    eager = imagined_step(act, PENALTIES["ensemble_std"], ends)
+    eager = imagined_step(act, PENALTIES["ensemble_std"], ends, None, grouped)
     fast = compiled(eager, True, torch.device("cpu"))
     found = []
     for step in eager, fast:
         buffer = SyntheticBuffer(3, 1, 23 * 3, width, CPU)
         rollouts = Rollouts(
             step, given.world, given.starts, SEEDS, 23, (3, 3, 3),
-            given.pessimism, given.bounds, given.logged,
+            given.pessimism, given.bounds, given.logged, grouped=grouped,
         )  # fmt: skip
         count, _ = imagine(rollouts, buffer.slot(0), 0, given.policy)
         buffer.set_count(0, count)

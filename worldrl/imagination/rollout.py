@@ -174,7 +174,7 @@ def imagined_step(
         elites = world.ensemble.elites.shape[1]
 
         def own(rows: Tensor) -> Tensor:
-            return rows.view(len(rows), -1, elites, rows.shape[-1]).transpose(1, 2)
+            return rows.reshape(len(rows), -1, elites, rows.shape[-1]).transpose(1, 2)
 
         prediction = world.ensemble.predict_each(own(observation), own(action))
         mean, std = (value.transpose(1, 2).flatten(1, 2) for value in prediction)
