@@ -557,6 +557,15 @@ def test_an_episode_that_would_be_too_long_is_cut_and_not_terminated():
             assert not transitions(own).terminated.any()
 
 
+def test_a_measure_that_is_no_number_stops_a_rollout():
+    def unsure(sampled: Sampled) -> Tensor:
+        return torch.full_like(sampled.value[..., 0], math.nan)
+
+    rows, health = roll(setting(limit=[math.inf] * 3)._replace(stop=Stop("truncate", unsure)))
+    assert [len(own) for own in rows] == [23] * 3
+    assert health.stopped_share.tolist() == [1.0] * 3
+
+
 def test_fewer_calls_are_made_as_rows_of_long_rollouts_end(monkeypatch):
     calls: list[int] = []
     monkeypatch.setattr(rollout, "LONG_HORIZON", 4)
@@ -568,8 +577,8 @@ def test_fewer_calls_are_made_as_rows_of_long_rollouts_end(monkeypatch):
 
     monkeypatch.setattr(Toy, "predict", predict)
     left = torch.where(torch.arange(40) < 30, 1, 6)  # three quarters end at once
-    roll(setting(limit=[math.inf] * 3), batch_size=64, horizon=6, steps_left=left)
-    assert set(calls) == {8}
+    roll(setting(limit=[math.inf] * 3), batch_size=256, horizon=6, steps_left=left)
+    assert set(calls) == {32}
     assert 8 + 5 * 1 <= len(calls) <= 8 + 5 * 4
 
 

@@ -31,9 +31,10 @@ CUDA_CHUNK = 65536
 #: Networks that each row runs through at most for calls of that size.
 NETWORKS = 16
 #: Of rollouts this long most end on the way. A call then has one of so many shares of the starts,
-#: so that there are fewer calls as fewer rows are left.
+#: so that there are fewer calls as fewer rows are left, and yet no fewer rows than are worth one.
 LONG_HORIZON = 50
 SHARES = 8
+WORTH_A_CALL = 32
 
 Act = Callable[[Parameters, Tensor, Tensor | None], Tensor]
 
@@ -140,7 +141,8 @@ def imagined_step(
         done = ends(world.terminator, observation, action, next_observation)
         stopped = torch.zeros_like(done)
         if stop is not None:
-            stopped = ~done & (stop.measure(sampled) > pessimism.limit[:, None])
+            # What is not a number is not within the limit.
+            stopped = ~done & ~(stop.measure(sampled) <= pessimism.limit[:, None])
             if stop.kind in ("terminal", "absorb"):
                 done = done | stopped
             if stop.kind == "absorb":
@@ -256,7 +258,7 @@ class Rollouts(NamedTuple):
         rows, members = self.places // elites, len(self.seeds) * elites
         chunk = chunk_rows(rows, members, self.starts.device, self.networks)
         if max(self.horizons) >= LONG_HORIZON:
-            chunk = min(chunk, math.ceil(rows / SHARES))
+            chunk = min(chunk, math.ceil(max(rows / SHARES, WORTH_A_CALL / elites)))
         return elites * chunk
 
 
