@@ -59,13 +59,25 @@ class Ensemble(NamedTuple):
 
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """``(P, R, S), (P, R, A) -> Prediction`` of every member; deterministic."""
-        mean, variance = forward(
-            self.parameters, standardize(self.inputs, observation, action)[:, None]
-        )
+        return self.predict_each(observation[:, None], action[:, None])
+
+    def predict_each(self, observation: Tensor, action: Tensor) -> Prediction:
+        """Every member on rows of its own: ``(P, N, R, S), (P, N, R, A) -> Prediction``."""
+        mean, variance = forward(self.parameters, standardize(self.inputs, observation, action))
         scale = self.targets.scale[:, None, None]  # (P, 1, 1, S + 1)
         mean = mean * scale + self.targets.mean[:, None, None]
-        mean = mean + F.pad(observation, (0, 1))[:, None]  # the reward is predicted directly
+        mean = mean + F.pad(observation, (0, 1))  # the reward is predicted directly
         return Prediction(mean, variance.sqrt() * scale)
+
+    def of_elites(self) -> Ensemble:
+        """The elites alone, copied, in their order."""
+        seeds = torch.arange(len(self.elites), device=self.elites.device)[:, None]
+        parameters = {
+            name: value[seeds, self.elites] if value.dim() > 2 else value  # bounds are a seed's
+            for name, value in self.parameters.items()
+        }
+        numbers = torch.arange(self.elites.shape[1], device=self.elites.device)
+        return self._replace(parameters=parameters, elites=numbers.expand_as(self.elites))
 
 
 def init_ensemble(

@@ -29,7 +29,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldrl.config.schema import EnsembleSettings, GuardSettings, TrainConfig
+from worldrl.config.schema import (
+    EnsembleSettings,
+    GuardSettings,
+    PenaltySettings,
+    TrainConfig,
+)
 from worldrl.imagination.branched import branched_rollouts
 from worldrl.imagination.rollout import Step, chunk_rows
 from worldrl.imagination.setup import Setup
@@ -139,6 +144,15 @@ def rollout_shapes(config: TrainConfig, rows: int) -> list[Shape]:
     sizes = [OBSERVATION + ACTION, *model.hidden, 2 * (OBSERVATION + 1)]
     policy = [OBSERVATION, *config.learner.hidden, 2 * ACTION]
     return [*network(model.num_members, rows, sizes), *network(1, rows, policy)]
+
+
+def ravl_rollout_shapes(config: TrainConfig, rows: int) -> list[Shape]:
+    """One model call where nothing is compared: the policy, and every row through one elite."""
+    model = config.model
+    sizes = [OBSERVATION + ACTION, *model.hidden, 2 * (OBSERVATION + 1)]
+    policy = [OBSERVATION, *config.learner.hidden, 2 * ACTION]
+    elites = network(model.num_elites, rows // model.num_elites, sizes)
+    return [*elites, *network(1, rows, policy)]
 
 
 def sac_shapes(config: TrainConfig) -> list[Shape]:
@@ -347,12 +361,30 @@ class Bench:
         """50,000 starts x 5 steps, all 7 members, penalty, termination, buffer write."""
         rows = chunk_rows(STARTS, len(self.groups[0]), self.device)
         shapes = rollout_shapes(self.config, rows)
-        return self.line("rollout", "transitions/s", self.rollout_work(), shapes, rounds, rows)
+        work = self.rollout_work(self.config)
+        return self.line("rollout", "transitions/s", work, shapes, rounds, rows)
 
-    def rollout_work(self) -> Callable[[], int]:
+    def ravl_rollout(self, rounds: int) -> Line:
+        """The same without penalty and stop: each row through its own elite alone."""
+        model = self.config.model
+        config = self.config.model_copy(
+            update={
+                "imagination": self.config.imagination.model_copy(
+                    update={"penalty": PenaltySettings(kind="none")}
+                )
+            }
+        )
+        members = len(self.groups[0]) * model.num_elites
+        share = chunk_rows(STARTS // model.num_elites, members, self.device)
+        rows = share * model.num_elites
+        shapes = ravl_rollout_shapes(config, rows)
+        work = self.rollout_work(config)
+        return self.line("ravl-rollout", "transitions/s", work, shapes, rounds, rows)
+
+    def rollout_work(self, config: TrainConfig) -> Callable[[], int]:
         """One refresh of every member."""
-        stage = self.policy_stage(self.config)
-        settings = self.config.imagination
+        stage = self.policy_stage(config)
+        settings = config.imagination
         assert settings.kind == "branched"
         step = 0
 
@@ -448,7 +480,7 @@ LEARNER_BENCHES: dict[str, tuple[dict[str, Any], Callable[[TrainConfig], list[Sh
     "edac": ({**MANY_CRITICS, "diversity": 1.0}, edac_shapes),
     "td3bc": ({"kind": "td3bc"}, td3bc_shapes),
 }
-NAMES = ("ensemble", "rollout", *LEARNER_BENCHES)
+NAMES = ("ensemble", "rollout", "ravl-rollout", *LEARNER_BENCHES)
 
 
 def main() -> int:
@@ -479,7 +511,7 @@ def main() -> int:
             if name in LEARNER_BENCHES:
                 line = bench.updates(name, arguments.rounds)
             else:
-                line = getattr(bench, name)(arguments.rounds)
+                line = getattr(bench, name.replace("-", "_"))(arguments.rounds)
             lines.append(line)
             print(
                 f"{line.name:14s} {line.rate:12,.1f} {line.unit:14s} "

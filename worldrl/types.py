@@ -70,8 +70,17 @@ class DynamicsModel(Protocol):
         ...
 
 
-#: Uncertainty of a prediction: ``Prediction -> (P, R)``, non-negative.
-Penalty: TypeAlias = Callable[[Prediction], Tensor]
+class Sampled(NamedTuple):
+    """What every member predicted, and the sample that one of them made for each row."""
+
+    prediction: Prediction
+    member: Tensor  # (P, R) int64: who made the sample
+    value: Tensor  # (P, R, S + 1), the next observation and the reward, before any box
+    spread: Tensor  # (S + 1,) deviations of the data's observations and rewards
+
+
+#: Uncertainty of a prediction or of its sample: ``Sampled -> (P, R)``, non-negative.
+Penalty: TypeAlias = Callable[[Sampled], Tensor]
 
 #: ``(observation, action, next_observation) -> (...) bool``: does the episode end here?
 Termination: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -531,3 +531,34 @@ def test_pretraining_apart_learns_the_model_that_training_would_learn():
     for source in [f"d4rl:{name}" for name in rows if name != "other"] + ["logs.hdf5"]:
         apart = load_config("pretrain", "ensemble", [f"dataset={source}"])
         assert apart.model == load_config("train", "mopo", [f"dataset={source}"]).model, source
+
+
+def test_a_stop_has_one_limit():
+    both = ["dataset=x", "imagination.stop.quantile=0.9"]
+    with pytest.raises(ConfigError, match="two limits, and there is one"):
+        load_config("train", "morel", both)
+    stop = branched(load_config("train", "morel", [*both, "imagination.stop.deviations=null"])).stop
+    assert (stop.quantile, stop.deviations) == (0.9, None)
+
+
+def test_what_a_recipe_says_of_its_stop_is_void_where_the_stop_is_another():
+    for kind, cost in ("none", 0.0), ("truncate", 0.0), ("absorb", 50.0):
+        config = load_config("train", "morel", ["dataset=x", f"imagination.stop.kind={kind}"])
+        assert branched(config).stop.cost == cost
+    with pytest.raises(ConfigError, match="cost is of kind=absorb"):
+        load_config(
+            "train",
+            "morel",
+            ["dataset=x", "imagination.stop.kind=drop", "imagination.stop.cost=3"],
+        )
+
+
+def test_judges_that_nothing_asks_are_refused():
+    with pytest.raises(ConfigError, match="judges would be unused"):
+        load_config("train", "mbpo", ["dataset=x", "imagination.judges=elites"])
+
+
+def test_the_disagreement_of_a_single_elite_is_refused():
+    given = ["dataset=x", "imagination.judges=elites", "model.num_elites=1"]
+    with pytest.raises(ConfigError, match=r"model\.num_elites is 1"):
+        load_config("train", "mopo", given)

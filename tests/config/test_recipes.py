@@ -252,6 +252,38 @@ def test_prdc_has_the_published_settings_of_each_environment() -> None:
         assert (learner.alpha, learner.observation_weight) == expected
 
 
+# (horizon, cost) of the paper, by robot
+MOREL = {"halfcheetah": (500, 200.0), "hopper": (400, 50.0), "walker2d": (400, 30.0)}
+
+
+@pytest.mark.parametrize("task", MOPO)
+def test_morel_has_the_published_horizons_and_costs_of_each_robot(task: str) -> None:
+    imagination = load_config("train", "morel", [f"dataset=d4rl:{task}"]).imagination
+    assert isinstance(imagination, BranchedSettings)
+    assert (imagination.horizon, imagination.stop.cost) == MOREL[task.split("-")[0]]
+    assert (imagination.stop.kind, imagination.penalty.kind) == ("absorb", "none")
+    assert imagination.stop.measure == "max_pairwise_diff"
+
+
+def test_long_horizons_are_those_of_the_published_configurations() -> None:
+    """(share of real steps, model epochs, temperature) of a few of the twelve."""
+    for task, wanted in {
+        "halfcheetah-medium-replay-v2": (0.05, None, "auto"),
+        "hopper-medium-v2": (0.8, 1200, "fixed"),
+        "walker2d-medium-expert-v2": (0.8, 600, "auto"),
+    }.items():
+        config = load_config("train", "long-horizon", [f"dataset=d4rl:{task}"])
+        imagination = config.imagination
+        assert isinstance(imagination, BranchedSettings)
+        assert config.learner.kind == "sac"
+        found = imagination.real_ratio, config.model.max_epochs, config.learner.temperature
+        assert found == wanted
+        assert (config.model.num_members, config.model.num_elites) == (128, 100)
+        assert (imagination.elite, imagination.judges) == ("per_rollout", "elites")
+    small = load_config("train", "long-horizon", ["dataset=x"])
+    assert small.model.num_members == 20
+
+
 def test_a_row_needs_the_exact_dataset_name() -> None:
     generic = load_config("train", "mopo", ["dataset=x"]).imagination
     for source in ("d4rl:hopper-medium-v0", "hopper-medium-v2", "minari:hopper-medium-v2"):

@@ -7,7 +7,7 @@ is exact.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -24,25 +24,28 @@ from worldrl.imagination.rollout import (
     Rollouts,
     Stop,
     chunk_rows,
+    closed_up,
+    dealt_out,
     imagine,
     imagined_step,
     logged_range,
+    measured,
     observation_bounds,
-    penalty_quantile,
+    upper_quantile,
 )
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.models.world import World
 from worldrl.random import generator
 from worldrl.rows import row_width, unpack
 from worldrl.training.compilation import compiled, compiler_available
-from worldrl.types import Parameters, Prediction, Transitions
+from worldrl.types import Parameters, Prediction, Sampled, Transitions
 
 S, A, N = 3, 2, 5
 SEEDS = (20, 21, 22)
 CPU = torch.device("cpu")
 LOGGED = LoggedRange(
-    torch.tensor([-2.0, -1.0, -3.0]), torch.tensor([5.0, 6.0, 7.0]), torch.tensor([1.0, 2.0, 0.5]),
-    torch.tensor(-1.0), torch.tensor(320.0),
+    torch.tensor([-2.0, -1.0, -3.0]), torch.tensor([5.0, 6.0, 7.0]),
+    torch.tensor([1.0, 2.0, 0.5, 9.0]), torch.tensor(-1.0), torch.tensor(320.0),
 )  # fmt: skip
 FREE = Bounds(torch.full((S,), -math.inf), torch.full((S,), math.inf))
 
@@ -53,9 +56,28 @@ class Toy(NamedTuple):
     elites: Tensor  # (P, E)
     deviation: Tensor  # (P, 1)
     lethal: Tensor  # (P, 1): predictions are NaN where the last observation is below
+    numbers: Tensor  # (P, N) of the members
+
+    def of_elites(self) -> Toy:
+        kept = self.numbers.gather(1, self.elites)
+        return self._replace(elites=torch.arange(kept.shape[1]).expand_as(kept), numbers=kept)
+
+    def predict_each(self, observation: Tensor, action: Tensor) -> Prediction:
+        """Of what all members predict for a row, what its own does."""
+        rows = observation.shape[2]
+        whole = self.predict(observation.flatten(1, 2), action.flatten(1, 2))
+        own = torch.arange(len(self.numbers[0])).repeat_interleave(rows).view(1, 1, -1, 1)
+        return Prediction(
+            *(
+                value.gather(1, own.expand(len(value), -1, -1, S + 1)).view(
+                    len(value), -1, rows, S + 1
+                )
+                for value in whole
+            )
+        )
 
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
-        member = torch.arange(N).view(1, N, 1, 1).float()
+        member = self.numbers[:, :, None, None].float()
         drift = torch.stack([action[..., 0], action[..., 1], 0.5 * action[..., 0]], -1)
         moved = observation + drift
         reward = 0.25 * observation[..., 0] - action[..., 1]
@@ -87,14 +109,22 @@ def ends(terminator: Parameters, observation: Tensor, action: Tensor, following:
     return following[..., 0] > terminator["limit"]
 
 
-def penalty(prediction: Prediction) -> Tensor:
+def penalty(sampled: Sampled) -> Tensor:
     """Of a row: depends on its prediction, and is unlike its reward."""
-    return prediction.mean[:, 0, :, 0].abs() + prediction.std[:, 0, :, 0]
+    mean, std = sampled.prediction
+    return mean[:, 0, :, 0].abs() + std[:, 0, :, 0]
 
 
-def measure(prediction: Prediction) -> Tensor:
+def measure(sampled: Sampled) -> Tensor:
     """What stops look at: unlike the penalty."""
-    return prediction.mean[:, 0, :, 1].abs()
+    return sampled.prediction.mean[:, 0, :, 1].abs()
+
+
+def sampled_of(prediction: Prediction) -> Sampled:
+    """For a penalty that does not look at the sample."""
+    mean = prediction.mean[:, 0]
+    member = torch.zeros(mean.shape[:2], dtype=torch.int64)
+    return Sampled(prediction, member, mean, LOGGED.spread)
 
 
 def setting(**changes: Any) -> Setting:
@@ -115,7 +145,12 @@ def setting(**changes: Any) -> Setting:
     def column(name: str, *shape: int) -> Tensor:
         return torch.tensor(values[name]).view(members, *shape)
 
-    toy = Toy(torch.tensor(values["elites"]), column("deviation", 1), column("lethal", 1))
+    toy = Toy(
+        torch.tensor(values["elites"]),
+        column("deviation", 1),
+        column("lethal", 1),
+        torch.arange(N).expand(members, -1),
+    )
     return Setting(
         World(toy, {"limit": column("limit", 1)}),  # type: ignore[arg-type]
         {"gain": column("gain", 1, 1)},
@@ -147,6 +182,9 @@ def roll(
     refresh: int = 0,
     seeds: tuple[int, ...] = SEEDS,
     buffer: SyntheticBuffer | None = None,
+    grouped: bool = False,
+    elite: Literal["per_step", "per_rollout"] = "per_step",
+    steps_left: Tensor | None = None,
 ) -> tuple[list[Tensor], RolloutHealth]:
     """Each member's rows in the order written, and what the refresh tells."""
     horizons = horizon if isinstance(horizon, tuple) else (horizon,) * len(seeds)
@@ -154,11 +192,11 @@ def roll(
         width = row_width(S, A)
         buffer = SyntheticBuffer(len(seeds), 2, batch_size * max(horizons), width, CPU)
         buffer.rows.fill_(math.nan)
-    step = imagined_step(act, penalty, ends, given.stop)
+    step = imagined_step(act, penalty, ends, given.stop, grouped)
     keep_stopped = given.stop is None or given.stop.kind != "drop"
     rollouts = Rollouts(
         step, given.world, given.starts, seeds, batch_size, horizons, given.pessimism,
-        given.bounds, given.logged, keep_stopped,
+        given.bounds, given.logged, keep_stopped, steps_left, elite, grouped,
     )  # fmt: skip
     count, health = imagine(rollouts, buffer.slot(refresh), refresh, given.policy)
     buffer.set_count(refresh, count)
@@ -210,7 +248,7 @@ def simulate(
                 prediction.mean[0, elite, 0] + prediction.std[0, elite, 0] * for_model[position]
             )
             following = torch.minimum(torch.maximum(sample[:S], bounds.low), bounds.high)
-            uncertainty = penalty(prediction)[0, 0] / pessimism.scale[0]
+            uncertainty = penalty(sampled_of(prediction))[0, 0] / pessimism.scale[0]
             reward = sample[S] - pessimism.weight[0] * uncertainty
             terminated = bool(following[0] > world.terminator["limit"][0, 0])
             if not sample.isfinite().all():
@@ -219,7 +257,7 @@ def simulate(
             stopped = (
                 stop is not None
                 and not terminated
-                and bool(measure(prediction)[0, 0] > pessimism.limit[0])
+                and bool(measure(sampled_of(prediction))[0, 0] > pessimism.limit[0])
             )
             stops += stopped
             if stopped and stop is not None and stop.kind == "drop":
@@ -231,7 +269,7 @@ def simulate(
             within = (sample[:S] >= logged.low).all() and (sample[:S] <= logged.high).all()
             paid = logged.reward_low <= sample[S] <= logged.reward_high
             outside += not (within and paid)
-            deviation = prediction.mean[0, :, 0, :S].std(0, correction=0) / logged.spread
+            deviation = prediction.mean[0, :, 0, :S].std(0, correction=0) / logged.spread[:S]
             found.disagreements.append(float(deviation.square().mean().sqrt()))
             values = [*observation, *action[0, 0], reward, *following, float(terminated)]
             found.rows.append(tuple(float(value) for value in values))
@@ -373,6 +411,177 @@ def test_members_refreshes_and_steps_have_their_own_noise():
     assert len(steps.flatten().unique()) > 0.99 * steps.numel()
 
 
+# -- one elite a row -----------------------------------------------------------------------
+
+PER = ["per_step", "per_rollout"]
+
+
+def sure(**changes: Any) -> Setting:
+    """Nothing is drawn but the elite; rows end where the first observation passes a limit."""
+    return setting(**{"deviation": [0.0] * 3, "weight": [0.0] * 3} | changes)
+
+
+def trajectories(rows: Tensor) -> list[Tensor]:
+    """Rows linked by their observations, those of a trajectory in order."""
+    batch = transitions(rows)
+    following = {tuple(row): number for number, row in enumerate(batch.observation.tolist())}
+    heads = set(range(len(rows)))
+    after: dict[int, int] = {}
+    for number, row in enumerate(batch.next_observation.tolist()):
+        if (found := following.get(tuple(row))) is not None:
+            after[number] = found
+            heads.discard(found)
+    chains = []
+    for head in sorted(heads):
+        chain = [head]
+        while chain[-1] in after:
+            chain.append(after[chain[-1]])
+        chains.append(rows[chain])
+    return chains
+
+
+@pytest.mark.parametrize("chunk", [4, 13, 2048])
+@pytest.mark.parametrize("per", PER)
+def test_grouped_rows_are_the_models_steps_from_one_elite_each(monkeypatch, chunk, per):
+    """No row is lost or made twice, ends are ends, and both columns are of one elite."""
+    monkeypatch.setattr(rollout, "CPU_CHUNK", chunk)
+    given = sure(limit=[4.0, 8.0, 6.0])
+    rows, health = roll(given, horizon=4, grouped=True, elite=per)
+    assert health.disagreement_mean is None
+    for member in range(3):
+        batch = transitions(rows[member])
+        moved, paid = split_reward(rows[member])
+        torch.testing.assert_close(moved, paid[:, None].expand(-1, S), atol=2e-4, rtol=0)
+        assert set(paid.round().long().tolist()) <= set(
+            given.world.ensemble.elites[member].tolist()
+        )
+        ended = batch.next_observation[:, 0] > given.world.terminator["limit"][member]
+        assert ended.equal(batch.terminated == 1)
+        assert health.rows[member] == len(rows[member])
+        picked = torch.randint(40, (23,), generator=generator(SEEDS[member], "rollout.start", 0))
+        first = as_set(batch.observation[:23])
+        assert first == as_set(given.starts[picked])  # the first step is written first
+        alive = int((~ended).sum()) - int((~ended[23:]).sum())  # of the first step
+        later = batch.observation[23 : 23 + alive]
+        assert as_set(later) == as_set(batch.next_observation[:23][~ended[:23]])
+    lengths = {len(own) for own in rows}
+    assert len(lengths) > 1  # members end at different rates
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_row_may_keep_its_elite_for_its_whole_rollout(grouped):
+    given = sure(limit=[30.0, 20.0, 25.0], gain=[0.1, 0.1, 0.1])
+    for per in PER:
+        rows, _ = roll(given, horizon=6, batch_size=40, grouped=grouped, elite=per)
+        for member in range(3):
+            chains = [chain for chain in trajectories(rows[member]) if len(chain) > 1]
+            assert len(chains) > 5
+            kept = [len(split_reward(chain)[1].round().unique()) == 1 for chain in chains]
+            assert all(kept) if per == "per_rollout" else not all(kept)
+            elites = torch.cat([split_reward(chain)[1].round() for chain in chains]).unique()
+            assert len(elites) == 3  # and all of them are in use
+
+
+@pytest.mark.parametrize("per", PER)
+def test_members_of_a_grouped_population_equal_their_lone_runs(per):
+    given = setting(lethal=[-math.inf, -1.5, -2.0])
+    together, health = roll(given, grouped=True, elite=per, horizon=5)
+    again, _ = roll(given, grouped=True, elite=per, horizon=5)
+    assert len({len(own) for own in together}) > 1
+    for member, seed in enumerate(SEEDS):
+        assert again[member].equal(together[member])
+        alone, own = roll(
+            of_member(given, member), seeds=(seed,), grouped=True, elite=per, horizon=5
+        )
+        assert alone[0].equal(together[member])
+        assert own.nonfinite[0] == health.nonfinite[member]
+
+
+def test_elites_are_dealt_out_evenly_and_every_row_gets_each_as_often():
+    counts = torch.zeros(7, 3)
+    live = torch.tensor([[True, False, True, True, True, False, True]])  # 5 rows, 3 elites
+    for seed in range(3000):
+        order = dealt_out(live, 3, [generator(seed, "deal")])
+        assert order.shape == (1, 6)
+        assert sorted(order[0].tolist()) == [-1, 0, 2, 3, 4, 6]
+        shares = (order.view(-1, 3) >= 0).sum(0)
+        assert shares.max() - shares.min() <= 1
+        for place, row in enumerate(order[0].tolist()):
+            if row >= 0:
+                counts[row, place % 3] += 1
+    assert (counts[live[0]] / 3000 - 1 / 3).abs().max() < 0.035
+
+
+def test_rows_that_keep_their_elite_close_up_within_it():
+    live = torch.tensor(
+        [
+            [True, False, False, True, True, False],  # elite 0 has rows 0 and 4, elite 1 row 3
+            [False, False, False, True, False, True],
+        ]
+    )
+    assert closed_up(live, 2).tolist() == [[0, 3, 4, -1], [-1, 3, -1, 5]]
+
+
+def test_grouped_rollouts_of_a_learned_ensemble_take_its_elites_predictions():
+    given = learned(SEEDS)
+    given = given._replace(pessimism=given.pessimism._replace(weight=torch.zeros(3)))
+    ensemble = given.world.ensemble
+    rows, _ = roll(given, batch_size=30, horizon=1, grouped=True, elite="per_rollout")
+    parts = ensemble.of_elites()
+    for member, own in enumerate(rows):
+        batch = transitions(own)
+        pairs = batch.observation.expand(3, -1, -1), batch.action.expand(3, -1, -1)
+        whole, alone = ensemble.predict(*pairs), parts.predict(*pairs)
+        for value, cut in zip(whole, alone, strict=True):
+            wanted = value[member, ensemble.elites[member]]
+            torch.testing.assert_close(cut[member], wanted, rtol=1e-5, atol=1e-5)
+        noise = torch.randn(30, S + 1, generator=generator(SEEDS[member], "rollout.model.0", 0))
+        for place in range(30):  # rows stand in the order of their places, nobody was dropped
+            chosen = ensemble.elites[member, place % 3]
+            sample = (
+                whole.mean[member, chosen, place] + whole.std[member, chosen, place] * noise[place]
+            )
+            torch.testing.assert_close(batch.reward[place], sample[S], rtol=1e-4, atol=1e-4)
+
+
+def test_an_episode_that_would_be_too_long_is_cut_and_not_terminated():
+    given = setting(limit=[math.inf] * 3)
+    left = torch.arange(40) % 5 + 1
+    for grouped in (False, True):
+        rows, _ = roll(given, horizon=3, grouped=grouped, steps_left=left)
+        for member, own in enumerate(rows):
+            picked = torch.randint(
+                40, (23,), generator=generator(SEEDS[member], "rollout.start", 0)
+            )
+            assert len(own) == left[picked].clamp(max=3).sum()
+            assert not transitions(own).terminated.any()
+
+
+def test_a_measure_that_is_no_number_stops_a_rollout():
+    def unsure(sampled: Sampled) -> Tensor:
+        return torch.full_like(sampled.value[..., 0], math.nan)
+
+    rows, health = roll(setting(limit=[math.inf] * 3)._replace(stop=Stop("truncate", unsure)))
+    assert [len(own) for own in rows] == [23] * 3
+    assert health.stopped_share.tolist() == [1.0] * 3
+
+
+def test_fewer_calls_are_made_as_rows_of_long_rollouts_end(monkeypatch):
+    calls: list[int] = []
+    monkeypatch.setattr(rollout, "LONG_HORIZON", 4)
+    whole = Toy.predict
+
+    def predict(self: Toy, observation: Tensor, action: Tensor) -> Prediction:
+        calls.append(observation.shape[1])
+        return whole(self, observation, action)
+
+    monkeypatch.setattr(Toy, "predict", predict)
+    left = torch.where(torch.arange(40) < 30, 1, 6)  # three quarters end at once
+    roll(setting(limit=[math.inf] * 3), batch_size=256, horizon=6, steps_left=left)
+    assert set(calls) == {32}
+    assert 8 + 5 * 1 <= len(calls) <= 8 + 5 * 4
+
+
 # -- how rollouts end ----------------------------------------------------------------------
 
 
@@ -453,7 +662,8 @@ def test_what_the_data_holds():
     found = logged_range(observation, torch.tensor([0.5, -2.0, 9.0]))
     assert found.low.tolist() == [-1.0, 5.0]
     assert found.high.tolist() == [3.0, 5.0]
-    assert found.spread.tolist() == pytest.approx([(8 / 3) ** 0.5, 1.0])
+    reward = torch.tensor([0.5, -2.0, 9.0]).std(correction=0).item()
+    assert found.spread.tolist() == pytest.approx([(8 / 3) ** 0.5, 1.0, reward])
     assert (found.reward_low, found.reward_high) == (-2.0, 9.0)
 
 
@@ -521,7 +731,7 @@ def test_penalty_is_taken_off_once_weighted_and_scaled():
         prediction = given.world.ensemble.predict(
             one.observation.expand(3, -1, -1), one.action.expand(3, -1, -1)
         )
-        uncertainty = penalty(prediction)[member] / scale
+        uncertainty = penalty(sampled_of(prediction))[member] / scale
         torch.testing.assert_close(
             one.reward - other.reward, weight * uncertainty, rtol=1e-4, atol=1e-4
         )
@@ -623,19 +833,20 @@ def test_a_member_of_a_learned_population_equals_its_lone_run():
         torch.testing.assert_close(alone[0], together[member], rtol=1e-5, atol=1e-5)
 
 
-def test_compiled_equals_eager():
+@pytest.mark.parametrize("grouped", [False, True])
+def test_compiled_equals_eager(grouped):
     """Within 1e-5: fusion reorders sums."""
     if not compiler_available(CPU):
         pytest.skip("no C++ compiler")
     given, width = learned(SEEDS), row_width(S, A)
-    eager = imagined_step(act, PENALTIES["ensemble_std"], ends)
+    eager = imagined_step(act, PENALTIES["ensemble_std"], ends, None, grouped)
     fast = compiled(eager, True, torch.device("cpu"))
     found = []
     for step in eager, fast:
         buffer = SyntheticBuffer(3, 1, 23 * 3, width, CPU)
         rollouts = Rollouts(
             step, given.world, given.starts, SEEDS, 23, (3, 3, 3),
-            given.pessimism, given.bounds, given.logged,
+            given.pessimism, given.bounds, given.logged, grouped=grouped,
         )  # fmt: skip
         count, _ = imagine(rollouts, buffer.slot(0), 0, given.policy)
         buffer.set_count(0, count)
@@ -656,6 +867,8 @@ def test_chunks_are_even_and_within_the_limit(rows, members):
     calls = math.ceil(rows / chunk)
     assert calls == math.ceil(rows / limit)
     assert calls * chunk - rows < calls  # less than a row of padding a call
+    assert chunk_rows(rows, members, CPU, rollout.NETWORKS) == chunk
+    assert chunk_rows(rows, members, CPU, 128) * 128 <= max(rollout.CPU_CHUNK * 16 // members, 128)
 
 
 def test_quantile_is_the_smallest_value_that_95_percent_do_not_exceed(monkeypatch):
@@ -663,25 +876,22 @@ def test_quantile_is_the_smallest_value_that_95_percent_do_not_exceed(monkeypatc
     given = learned(SEEDS)
     observation = torch.randn(57, S, generator=torch.Generator().manual_seed(1))
     action = torch.randn(57, A, generator=torch.Generator().manual_seed(2))
+    measure = PENALTIES["max_aleatoric"]
+    values = measured(given.world.ensemble, measure, observation, action, LOGGED.spread, SEEDS)
     for quantile in 0.95, 0.5, 1.0, 0.001:
-        found = penalty_quantile(
-            given.world.ensemble, PENALTIES["max_aleatoric"], observation, action, quantile
-        )
+        found = upper_quantile(values, quantile)
         assert found.shape == (3,)
         whole = given.world.ensemble.predict(
             observation.expand(3, -1, -1), action.expand(3, -1, -1)
         )
         for member in range(3):
-            values = PENALTIES["max_aleatoric"](whole)[member].sort().values
-            wanted = values[max(math.ceil(quantile * 57), 1) - 1]
+            own = measure(sampled_of(whole))[member].sort().values
+            wanted = own[max(math.ceil(quantile * 57), 1) - 1]
             torch.testing.assert_close(found[member], wanted)
 
 
 def test_quantile_of_no_penalty_is_no_division_by_zero():
-    given = learned(SEEDS)
-    scale = penalty_quantile(
-        given.world.ensemble, PENALTIES["none"], torch.randn(9, S), torch.randn(9, A)
-    )
+    scale = upper_quantile(torch.zeros(3, 9))
     assert (scale > 0).all()
     assert (torch.zeros(3) / scale == 0).all()
 

@@ -11,14 +11,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from support import log_of
 from torch import Tensor
 
 from worldrl.config.schema import TrainConfig
 from worldrl.errors import ConfigError, RunError
 from worldrl.imagination import buffer
-from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
+from worldrl.imagination.branched import BranchedRollouts, branched_rollouts, steps_before
 from worldrl.imagination.penalties import PENALTIES
-from worldrl.imagination.rollout import RolloutHealth, Rollouts, penalty_quantile
+from worldrl.imagination.rollout import RolloutHealth, Rollouts, measured, upper_quantile
 from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
@@ -349,16 +350,19 @@ def test_without_imagination_nothing_is_imagined(groups):
     assert all((b.reward > 0).all() for b in scribe.batches[4])
 
 
+def on_data(penalty: str) -> Tensor:
+    """``(P, ROWS)``."""
+    rows = logged_rows().transitions
+    states = torch.cat([rows.observation, rows.next_observation])
+    spread = torch.cat([states.std(0, correction=0), rows.reward.std(correction=0)[None]])
+    pairs = rows.observation, rows.action
+    return measured(world_of(SEEDS).ensemble, PENALTIES[penalty], *pairs, spread, SEEDS)
+
+
 def test_penalty_is_scaled_by_its_quantile_on_the_data_when_asked():
     penalty = {"kind": "max_aleatoric", "weight": 0.7, "scale": "dataset_quantile"}
     found = rollouts_of(config({"penalty": penalty})).pessimism
-    logged = logged_rows().transitions
-    wanted = penalty_quantile(
-        world_of(SEEDS).ensemble,
-        PENALTIES["max_aleatoric"],
-        logged.observation,
-        logged.action,
-    )
+    wanted = upper_quantile(on_data("max_aleatoric"))
     torch.testing.assert_close(found.scale, wanted)
     assert found.weight.tolist() == pytest.approx([0.7] * 3)
     assert rollouts_of(config()).pessimism.scale.tolist() == [1.0] * 3
@@ -368,16 +372,73 @@ def test_a_stop_has_a_quantile_of_its_measure_on_the_data_as_its_limit():
     stop = {"kind": "absorb", "measure": "mean_std", "quantile": 0.8, "cost": 3.0}
     settings = config({"stop": stop | {"factor": (1.0, 2.0, 0.5)}})
     logged, found = logged_rows().transitions, rollouts_of(settings).pessimism
-    wanted = penalty_quantile(
-        world_of(SEEDS).ensemble,
-        PENALTIES["mean_std"],
-        logged.observation,
-        logged.action,
-        0.8,
-    )
+    wanted = upper_quantile(on_data("mean_std"), 0.8)
     torch.testing.assert_close(found.limit, wanted * torch.tensor([1.0, 2.0, 0.5]))
     assert found.floor.tolist() == [logged.reward.min().item() - 3.0] * 3
     assert (rollouts_of(config()).pessimism.limit == math.inf).all()
+
+
+def test_a_stop_may_lie_deviations_above_the_mean_on_the_data():
+    """MOReL's m + beta q, of members' distances at the same input; each member its own beta."""
+    stop = {"kind": "absorb", "measure": "max_pairwise_diff", "deviations": (0.0, 5.0, 1.5)}
+    found = rollouts_of(config({"stop": stop | {"factor": (1.0, 1.0, 2.0)}})).pessimism
+    rows = logged_rows().transitions
+    pairs = rows.observation.expand(3, -1, -1), rows.action.expand(3, -1, -1)
+    mean = world_of(SEEDS).ensemble.predict(*pairs).mean[..., :-1]  # (P, N, ROWS, S)
+    for member, (beta, factor) in enumerate([(0.0, 1.0), (5.0, 1.0), (1.5, 2.0)]):
+        distances = [
+            max((a - b).norm().item() for a in at_one_input for b in at_one_input)
+            for at_one_input in mean[member].transpose(0, 1)
+        ]
+        wanted = factor * (np.mean(distances) + beta * np.std(distances))
+        assert found.limit[member].item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_elites_alone_may_be_asked():
+    """Members that are no elites then change neither limits nor what is imagined."""
+    stop = {"kind": "truncate", "measure": "normalized_std", "quantile": 0.8}
+    settings = config({"stop": stop, "judges": "elites", "penalty": {"kind": "none"}})
+    found, whole = rollouts_of(settings), world_of(SEEDS).ensemble
+    assert found.networks == 2
+    own = found.world.ensemble
+    for name, value in own.parameters.items():
+        for member in range(3):
+            given = whole.parameters[name][member]
+            wanted = given[whole.elites[member]] if given.dim() > 1 else given
+            assert value[member].equal(wanted)
+    everyone = rollouts_of(config({"stop": stop, "penalty": {"kind": "none"}}))
+    assert not found.pessimism.limit.isclose(everyone.pessimism.limit).any()
+
+
+def test_steps_before_a_row_are_of_its_episode():
+    log = log_of(25, S, A)  # episodes of ten
+    assert steps_before(log).tolist() == [*range(10), *range(10), *range(5)]
+    settings = config({"episode_limit": 12})
+    left = rollouts_of(settings).steps_left  # one episode of 50 rows
+    assert left is not None
+    assert left.tolist() == [*range(12, 0, -1), *[1] * 38]
+    assert rollouts_of(config()).steps_left is None
+
+
+UNASKED = {"penalty": {"kind": "none"}}
+
+
+@both
+@pytest.mark.parametrize("elite", ["per_step", "per_rollout"])
+def test_where_nothing_compares_members_reports_say_nothing_of_disagreement(groups, elite):
+    """And what is imagined comes out the same when it is made again."""
+    settings = config(UNASKED | {"elite": elite})
+    assert rollouts_of(settings).grouped
+    assert not rollouts_of(config()).grouped
+    assert not rollouts_of(config(UNASKED | {"stop": {"kind": "truncate"}})).grouped
+    first, second = stage_of(groups, settings), stage_of(groups, settings)
+    reports = run(first, until=30)
+    names = {*RolloutHealth._fields, "penalty_cost"} - {"disagreement_mean"}
+    assert {n for n in reports[0] if n.startswith("imagined")} == {f"imagined_{n}" for n in names}
+    assert all(math.isfinite(v) for n in names for v in reports[0][f"imagined_{n}"])
+    second.restore(copied(first.snapshot()))
+    assert run(second) == run(first)
+    _assert_same(second, first)
 
 
 @pytest.mark.parametrize("kind", ["drop", "truncate", "terminal", "absorb"])

@@ -205,20 +205,31 @@ def _gather(stage: str, recipe: str, overrides: Overrides) -> tuple[_Gathered, s
                 raise ConfigError(f"{origin}: expected a mapping of settings, got {_short(row)}")
             _merge(root, row, origin, gathered)
     _merge(root, typed, _ARGUMENTS, gathered)
-    _drop_penalty_of_recipes(gathered)
+    _drop_pessimism_of_recipes(gathered)
     if recipe in recipes.shipped(stage):
         return gathered, recipe
     return gathered, chain[-1].base if chain else ""
 
 
-def _drop_penalty_of_recipes(gathered: _Gathered) -> None:
-    """Without a penalty, what recipes say of its size is void; what users say is an error later."""
-    group = ("imagination", "penalty")
-    kind = gathered.get((*group, "kind"))
-    for name in ("weight", "scale") if kind is not None and kind.value == "none" else ():
-        entry = gathered.get((*group, name))
-        if entry is not None and recipes.is_shipped(entry.origin):
-            del gathered[*group, name]
+#: What only the other kinds of a group use.
+_VOID = {
+    ("penalty", "none"): ("weight", "scale"),
+    ("stop", "none"): ("measure", "quantile", "deviations", "factor", "cost"),
+    **{("stop", kind): ("cost",) for kind in ("truncate", "drop", "terminal")},
+}
+
+
+def _drop_pessimism_of_recipes(gathered: _Gathered) -> None:
+    """Without a penalty, what recipes say of its size is void; what users say is an error later.
+
+    So it is with a stop.
+    """
+    for group in ("penalty", "stop"):
+        kind = gathered.get(("imagination", group, "kind"))
+        for name in _VOID.get((group, str(kind.value)), ()) if kind is not None else ():
+            entry = gathered.get(("imagination", group, name))
+            if entry is not None and recipes.is_shipped(entry.origin):
+                del gathered["imagination", group, name]
 
 
 def _root(stage: str) -> type[PretrainConfig] | type[TrainConfig]:

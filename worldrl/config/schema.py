@@ -30,10 +30,21 @@ PenaltyKind = Literal[
     "max_dev_from_mean",
     "max_pairwise_diff",
     "ensemble_std",
+    "ensemble_var",
     "mean_std",
+    "normalized_std",
+    "ll_var",
+    "loo_kl",
 ]
 
-DISAGREEMENTS = ("max_dev_from_mean", "max_pairwise_diff", "mean_std")
+DISAGREEMENTS = (
+    "max_dev_from_mean",
+    "max_pairwise_diff",
+    "mean_std",
+    "normalized_std",
+    "ll_var",
+    "loo_kl",
+)
 """Penalties that are 0 where there is one member."""
 
 StopKind = Literal["none", "truncate", "drop", "terminal", "absorb"]
@@ -42,7 +53,11 @@ StopMeasure = Literal[
     "max_dev_from_mean",
     "max_pairwise_diff",
     "ensemble_std",
+    "ensemble_var",
     "mean_std",
+    "normalized_std",
+    "ll_var",
+    "loo_kl",
 ]
 
 TerminationTask = Literal[
@@ -173,7 +188,11 @@ class PenaltySettings(Settings):
     kind: PenaltyKind = "max_aleatoric"
     """Of the ensemble's members: none; max_aleatoric, the largest norm of a deviation (MOPO);
     max_dev_from_mean, the largest distance of a mean from their mean; max_pairwise_diff, of two
-    means (MOReL); ensemble_std, deviation of their mixture; mean_std, deviation of their means."""
+    means (MOReL); ensemble_std and ensemble_var, deviation and variance of their mixture; mean_std,
+    deviation of their means; normalized_std, that with the reward, in deviations of the data;
+    ll_var, variance of their log-densities of the sample; loo_kl, divergence of the Gaussian that
+    made the sample from the others. To end rollouts in place of a penalty (MOReL's), set
+    imagination.stop."""
     weight: PerMember[NonNegativeFloat] = 0.5
     scale: Literal["none", "dataset_quantile"] = "none"
     """dataset_quantile divides by the 0.95 quantile of the penalty on the data."""
@@ -194,10 +213,13 @@ class StopSettings(Settings):
     kind: StopKind = "none"
     """truncate: keep the step, do not call it terminal. drop: leave the step out. terminal: keep it
     and call it terminal (MOREC's code). absorb: that, with the least logged reward minus `cost` in
-    place of its own (MOReL, arXiv 2005.05951)."""
+    place of its own (MOReL, arXiv 2005.05951: the ood_truncate of other catalogues)."""
     measure: StopMeasure = "max_pairwise_diff"
     quantile: float = Field(default=1.0, gt=0, le=1)
     """Of the measure on the data: beyond it a rollout stops; 1 is the largest."""
+    deviations: PerMember[NonNegativeFloat] | None = None
+    """Stop in place of that beyond the measure's mean on the data plus so many of its deviations
+    there (MOReL's rule)."""
     factor: PerMember[PositiveFloat] = 1.0
     """Multiplies that limit."""
     cost: NonNegativeFloat = 0.0
@@ -212,6 +234,11 @@ class StopSettings(Settings):
             )
         if self.kind != "absorb" and "cost" in given:
             raise ValueError(f"cost is of kind=absorb, and kind is {self.kind}. Leave it out")
+        if self.deviations is not None and "quantile" in given:
+            raise ValueError(
+                "quantile and deviations are two limits, and there is one. Leave one out, or set "
+                "imagination.stop.deviations=null to have the quantile"
+            )
         return self
 
 
@@ -221,6 +248,13 @@ class BranchedSettings(Settings):
     kind: Literal["branched"] = "branched"
     horizon: PerMember[PositiveInt] = 5
     """Steps of an imagined rollout at most."""
+    episode_limit: PositiveInt | None = None
+    """End a rollout too where its episode, counted from the start that was logged, would have so
+    many steps; None: the horizon alone."""
+    elite: Literal["per_step", "per_rollout"] = "per_step"
+    """How long a rollout stays with the elite that it drew."""
+    judges: Literal["members", "elites"] = "members"
+    """Whose predictions penalties and stops compare."""
     penalty: PenaltySettings = PenaltySettings()
     stop: StopSettings = StopSettings()
     batch_size: PositiveInt = 50_000
@@ -233,6 +267,20 @@ class BranchedSettings(Settings):
     """Share of a batch that is logged; to learn from the log alone, imagination=none."""
     clip_range: PositiveFloat | None = 0.5
     """Widen the data's observation range by this fraction and clip to it; None: no clip."""
+
+    @property
+    def judged(self) -> bool:
+        """Does anything compare what the members predict?"""
+        return self.penalty.kind != "none" or self.stop.kind != "none"
+
+    @model_validator(mode="after")
+    def _judges_are_asked(self) -> Self:
+        if self.judges != "members" and not self.judged:
+            raise ValueError(
+                "judges would be unused: there is neither a penalty nor a stop. Set "
+                "imagination.penalty.kind or imagination.stop.kind, or leave it out"
+            )
+        return self
 
     def most_rows(self, population: int) -> int:
         """Rows that a refresh makes at most, for each member."""
@@ -353,6 +401,11 @@ class TrainConfig(RunSettings):
             raise ValueError("; ".join(wrong))
         return self
 
+    def _judges(self, imagination: BranchedSettings) -> int:
+        """Members that a penalty or a stop looks at."""
+        model = self.model
+        return model.num_members if imagination.judges == "members" else model.num_elites
+
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
         if self.imagination.kind == "none" and self.model.source is not None:
@@ -361,12 +414,13 @@ class TrainConfig(RunSettings):
                 "the model. Leave it out, or choose a recipe that imagines, such as mopo"
             )
         imagination = self.imagination
-        if imagination.kind != "none" and self.model.num_members == 1:
+        if imagination.kind != "none" and self._judges(imagination) == 1:
             measures = [imagination.penalty.kind] if imagination.penalty.kind != "none" else []
             measures += [imagination.stop.measure] if imagination.stop.kind != "none" else []
             if zero := [measure for measure in measures if measure in DISAGREEMENTS]:
+                name = "num_members" if self.model.num_members == 1 else "num_elites"
                 raise ValueError(
-                    f"model.num_members is 1, and {' and '.join(zero)} would always be 0: one "
+                    f"model.{name} is 1, and {' and '.join(zero)} would always be 0: one "
                     "member cannot disagree. Set more members, or max_aleatoric"
                 )
         if self.imagination.kind != "none" and self.learner.kind == "bc":

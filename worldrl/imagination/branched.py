@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,8 +20,9 @@ from worldrl.imagination.rollout import (
     imagine,
     imagined_step,
     logged_range,
+    measured,
     observation_bounds,
-    penalty_quantile,
+    upper_quantile,
 )
 from worldrl.imagination.setup import Setup
 from worldrl.models.world import World
@@ -28,6 +30,7 @@ from worldrl.types import (
     Imagination,
     Learner,
     LearnerState,
+    Log,
     Metrics,
     Parameters,
     Transitions,
@@ -57,7 +60,8 @@ class BranchedRollouts(NamedTuple):
         """See :class:`worldrl.types.Imagination`."""
         counts, health = imagine(self.rollouts, rows, number, sources)
         cost = self.rollouts.pessimism.weight * health.penalty_mean
-        return counts, health._asdict() | {"penalty_cost": cost}
+        known = {name: value for name, value in health._asdict().items() if value is not None}
+        return counts, known | {"penalty_cost": cost}
 
 
 def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imagination]:
@@ -65,17 +69,23 @@ def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imaginat
     stop, logged, population = settings.stop, setup.log.transitions, setup.population
     uncertain = None if stop.kind == "none" else Stop(stop.kind, PENALTIES[stop.measure])
     penalty = PENALTIES[settings.penalty.kind]
-    step = imagined_step(setup.learner.act, penalty, setup.ends, uncertain)
+    grouped = not settings.judged
+    step = imagined_step(setup.learner.act, penalty, setup.ends, uncertain, grouped)
     step = setup.prepare(step, model_calls(settings, setup.num_updates, logged.reward.device))
     horizons = per_member(settings.horizon, population)
     states = torch.cat([logged.observation, logged.next_observation])
     bounds = observation_bounds(states, settings.clip_range)
     known = logged_range(states, logged.reward)
+    steps_left = None
+    if settings.episode_limit is not None:
+        steps_left = (settings.episode_limit - steps_before(setup.log)).clamp(min=1)
     found: list[Imagination] = []
     first = 0
     for seeds, world in zip(setup.groups, setup.worlds, strict=True):
         own = slice(first, first + len(seeds))
         first = own.stop
+        if settings.judges == "elites":
+            world = world._replace(ensemble=world.ensemble.of_elites())
         rollouts = Rollouts(
             step=step,
             world=world,
@@ -83,10 +93,14 @@ def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imaginat
             seeds=list(seeds),
             batch_size=settings.batch_size,
             horizons=horizons[own],
-            pessimism=pessimism(settings, world, logged, population, own),
+            pessimism=pessimism(settings, world, logged, known.spread, seeds, population, own),
             bounds=bounds,
             logged=known,
             keep_stopped=stop.kind != "drop",
+            steps_left=steps_left,
+            elite=settings.elite,
+            grouped=grouped,
+            networks=1 if grouped else world.ensemble.parameters["weight.0"].shape[1],
         )
         found.append(BranchedRollouts(rollouts, settings.most_rows(population), setup.learner))
     return found
@@ -101,24 +115,43 @@ def model_calls(settings: BranchedSettings, num_updates: int, device: torch.devi
     return refreshes * chunks * max(horizons)
 
 
+def steps_before(log: Log) -> Tensor:
+    """Steps of its episode that the log holds before each row, ``(n,)`` int64."""
+    position = torch.arange(len(log.next_action_known), device=log.next_action_known.device)
+    begins = (log.next_action_known == 0).roll(1)  # the row after an episode's last
+    return position - position.where(begins, 0).cummax(0).values
+
+
 def pessimism(
-    settings: BranchedSettings, world: World, logged: Transitions, population: int, own: slice
+    settings: BranchedSettings,
+    world: World,
+    logged: Transitions,
+    spread: Tensor,
+    seeds: Sequence[int],
+    population: int,
+    own: slice,
 ) -> Pessimism:
     """Penalties and limits of the members ``own`` of a run's population."""
 
     def numbers(value: float | tuple[float, ...]) -> Tensor:
         return torch.tensor(per_member(value, population)[own], device=logged.reward.device)
 
-    def quantile(kind: str, share: float) -> Tensor:
-        measure = PENALTIES[kind]
-        return penalty_quantile(world.ensemble, measure, logged.observation, logged.action, share)
+    def on_data(kind: str) -> Tensor:
+        pairs = logged.observation, logged.action
+        return measured(world.ensemble, PENALTIES[kind], *pairs, spread, seeds)
 
     weight = numbers(settings.penalty.weight)
     scale, limit = torch.ones_like(weight), torch.full_like(weight, math.inf)
     if settings.penalty.scale == "dataset_quantile":
-        scale = quantile(settings.penalty.kind, 0.95)
+        scale = upper_quantile(on_data(settings.penalty.kind), 0.95)
     stop = settings.stop
     if stop.kind != "none":
-        limit = quantile(stop.measure, stop.quantile) * numbers(stop.factor)
+        values = on_data(stop.measure)
+        if stop.deviations is None:
+            limit = upper_quantile(values, stop.quantile)
+        else:
+            mean, deviation = values.mean(1), values.std(1, correction=0)
+            limit = mean + numbers(stop.deviations) * deviation
+        limit = limit * numbers(stop.factor)
     floor = (logged.reward.min() - stop.cost).expand_as(weight)
     return Pessimism(weight, scale, limit, floor)

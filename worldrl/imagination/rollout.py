@@ -10,22 +10,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from worldrl.config.schema import StopKind
 from worldrl.imagination.setup import Ends
 from worldrl.models.ensemble import Ensemble
 from worldrl.models.world import World
-from worldrl.random import draw
+from worldrl.random import draw, generator
 from worldrl.rows import pack, unpack
-from worldrl.types import Parameters, Penalty, Transitions
+from worldrl.types import Parameters, Penalty, Sampled, Transitions
 
 #: Rows that one model call works on, over all members: their activations then stay in cache.
 CPU_CHUNK = 2048
 CUDA_CHUNK = 65536
+#: Networks that each row runs through at most for calls of that size.
+NETWORKS = 16
+#: Of rollouts this long most end on the way. A call then has one of so many shares of the starts,
+#: so that there are fewer calls as fewer rows are left, and yet no fewer rows than are worth one.
+LONG_HORIZON = 50
+SHARES = 8
+WORTH_A_CALL = 32
 
 Act = Callable[[Parameters, Tensor, Tensor | None], Tensor]
 
@@ -58,7 +67,7 @@ class LoggedRange(NamedTuple):
 
     low: Tensor  # (S,)
     high: Tensor  # (S,)
-    spread: Tensor  # (S,) standard deviation, 1 where the data is constant
+    spread: Tensor  # (S + 1,) standard deviation, the reward's last; 1 where the data is constant
     reward_low: Tensor  # ()
     reward_high: Tensor  # ()
 
@@ -69,7 +78,7 @@ class Imagined(NamedTuple):
     rows: Tensor  # (P, C, W) packed transitions, the reward already penalised
     reward: Tensor  # (P, C), before the penalty
     penalty: Tensor  # (P, C), scaled, unweighted
-    disagreement: Tensor  # (P, C), see RolloutHealth
+    disagreement: Tensor | None  # (P, C), see RolloutHealth; None where members were not asked
     clipped: Tensor  # (P, C) bool: some dimension left the box
     outside: Tensor  # (P, C) bool: some dimension, or the reward, left what the data holds
     stopped: Tensor  # (P, C) bool: the stop's measure exceeded its limit
@@ -84,7 +93,7 @@ class RolloutHealth(NamedTuple):
     reward_min: Tensor  # before the penalty
     reward_max: Tensor
     reward_mean: Tensor
-    disagreement_mean: Tensor  # deviation of the members' means, in deviations of the data
+    disagreement_mean: Tensor | None  # deviation of the members' means, in deviations of the data
     outside_share: Tensor  # of rows, next observation or reward beyond any logged one
     clipped_share: Tensor  # of rows, some dimension clipped to the box
     terminated_share: Tensor
@@ -97,8 +106,15 @@ Step = Callable[
 ]
 
 
-def imagined_step(act: Act, penalty: Penalty, ends: Ends, stop: Stop | None = None) -> Step:
-    """The function of tensors that one rollout step is; whole, so that it compiles."""
+def imagined_step(
+    act: Act, penalty: Penalty, ends: Ends, stop: Stop | None = None, grouped: bool = False
+) -> Step:
+    """The function of tensors that one rollout step is; whole, so that it compiles.
+
+    Args:
+        grouped: the world holds elites alone, and row r is of elite r modulo their number: each
+            row runs through that one, and nothing asks the others.
+    """
 
     def step(
         world: World,
@@ -118,14 +134,15 @@ def imagined_step(act: Act, penalty: Penalty, ends: Ends, stop: Stop | None = No
         std = prediction.std.gather(1, chosen).squeeze(1)
         sample = mean + std * model_noise
         free, reward = sample[..., :-1], sample[..., -1]
-        # What is infinite stays so, and its row is dropped: the box would make a state of it.
-        next_observation = free.where(free.isinf(), free.clamp(bounds.low, bounds.high))
-        uncertainty = penalty(prediction) / pessimism.scale[:, None]
+        next_observation = boxed(free, bounds)
+        sampled = Sampled(prediction, elite, sample, logged.spread)
+        uncertainty = penalty(sampled) / pessimism.scale[:, None]
         penalised = reward - pessimism.weight[:, None] * uncertainty
         done = ends(world.terminator, observation, action, next_observation)
         stopped = torch.zeros_like(done)
         if stop is not None:
-            stopped = ~done & (stop.measure(prediction) > pessimism.limit[:, None])
+            # What is not a number is not within the limit.
+            stopped = ~done & ~(stop.measure(sampled) <= pessimism.limit[:, None])
             if stop.kind in ("terminal", "absorb"):
                 done = done | stopped
             if stop.kind == "absorb":
@@ -133,24 +150,80 @@ def imagined_step(act: Act, penalty: Penalty, ends: Ends, stop: Stop | None = No
         transitions = Transitions(
             observation, action, penalised, next_observation, done.to(reward.dtype)
         )
-        spread = prediction.mean[..., :-1].var(1, correction=0) / logged.spread.square()
-        beyond = ((free < logged.low) | (free > logged.high)).any(-1)
+        spread = prediction.mean[..., :-1].var(1, correction=0) / logged.spread[:-1].square()
         return Imagined(
             rows=pack(transitions),
             reward=reward,
             penalty=uncertainty,
             disagreement=spread.mean(-1).sqrt(),
             clipped=(next_observation != free).any(-1),
-            outside=beyond | (reward < logged.reward_low) | (reward > logged.reward_high),
+            outside=outside(free, reward, logged),
             stopped=stopped,
         )
 
-    return step
+    def grouped_step(
+        world: World,
+        policy: Parameters,
+        observation: Tensor,
+        action_noise: Tensor,
+        elite: Tensor,
+        model_noise: Tensor,
+        pessimism: Pessimism,
+        bounds: Bounds,
+        logged: LoggedRange,
+    ) -> Imagined:
+        action = act(policy, observation, action_noise)
+        elites = world.ensemble.elites.shape[1]
+
+        def own(rows: Tensor) -> Tensor:
+            return rows.reshape(len(rows), -1, elites, rows.shape[-1]).transpose(1, 2)
+
+        prediction = world.ensemble.predict_each(own(observation), own(action))
+        mean, std = (value.transpose(1, 2).flatten(1, 2) for value in prediction)
+        sample = mean + std * model_noise
+        free, reward = sample[..., :-1], sample[..., -1]
+        next_observation = boxed(free, bounds)
+        done = ends(world.terminator, observation, action, next_observation)
+        transitions = Transitions(
+            observation, action, reward, next_observation, done.to(reward.dtype)
+        )
+        return Imagined(
+            rows=pack(transitions),
+            reward=reward,
+            penalty=torch.zeros_like(reward),
+            disagreement=None,
+            clipped=(next_observation != free).any(-1),
+            outside=outside(free, reward, logged),
+            stopped=torch.zeros_like(done),
+        )
+
+    assert not grouped or stop is None
+    return grouped_step if grouped else step
 
 
-def chunk_rows(rows: int, members: int, device: torch.device) -> int:
-    """Rows per member in one model call: even chunks, so that little is padding."""
-    limit = max((CPU_CHUNK if device.type == "cpu" else CUDA_CHUNK) // members, 1)
+def boxed(free: Tensor, bounds: Bounds) -> Tensor:
+    """Observations ``(P, C, S)`` clipped to the box.
+
+    What is infinite stays so, and its row is dropped: the box would make a state of it.
+    """
+    return free.where(free.isinf(), free.clamp(bounds.low, bounds.high))
+
+
+def outside(free: Tensor, reward: Tensor, logged: LoggedRange) -> Tensor:
+    """Rows ``(P, C)`` where some dimension of ``(P, C, S)``, or the reward, left the data."""
+    beyond = ((free < logged.low) | (free > logged.high)).any(-1)
+    return beyond | (reward < logged.reward_low) | (reward > logged.reward_high)
+
+
+def chunk_rows(rows: int, members: int, device: torch.device, networks: int = 1) -> int:
+    """Rows per member in one model call: even chunks, so that little is padding.
+
+    Args:
+        networks: that each row runs through; beyond a number of them rows become fewer, so that
+            what they hold at once stays bounded.
+    """
+    most = CPU_CHUNK if device.type == "cpu" else CUDA_CHUNK
+    limit = max(min(most, most * NETWORKS // networks) // members, 1)
     return math.ceil(rows / math.ceil(rows / limit))
 
 
@@ -167,6 +240,26 @@ class Rollouts(NamedTuple):
     bounds: Bounds
     logged: LoggedRange
     keep_stopped: bool = True  # write the step at which a rollout was stopped for uncertainty
+    steps_left: Tensor | None = None  # (num_rows,) int64, in the episode of each start, at least 1
+    elite: Literal["per_step", "per_rollout"] = "per_step"
+    grouped: bool = False  # as the step is
+    networks: int = 1  # that each row runs through
+
+    @property
+    def places(self) -> int:
+        """Rows of a member with the empty ones that even out the groups."""
+        elites = self.world.ensemble.elites.shape[1] if self.grouped else 1
+        return elites * math.ceil(self.batch_size / elites)
+
+    @property
+    def chunk(self) -> int:
+        """Rows per member in one model call."""
+        elites = self.world.ensemble.elites.shape[1] if self.grouped else 1
+        rows, members = self.places // elites, len(self.seeds) * elites
+        chunk = chunk_rows(rows, members, self.starts.device, self.networks)
+        if max(self.horizons) >= LONG_HORIZON:
+            chunk = min(chunk, math.ceil(max(rows / SHARES, WORTH_A_CALL / elites)))
+        return elites * chunk
 
 
 @torch.no_grad()
@@ -177,7 +270,8 @@ def imagine(
 
     Noise comes from blocks named by ``number`` and the step and is indexed by row position, so
     that a member's rows are those of its lone run, and can be made again from the number and the
-    policy.
+    policy. A row draws its elite; grouped rows are dealt out, an equal share to each elite: for
+    every single row that is the same distribution.
 
     Args:
         slot: ``(P, capacity, W)``; rows are written to its front.
@@ -185,67 +279,164 @@ def imagine(
     Returns:
         Rows written ``(P,)`` int64, and their health.
     """
-    world, starts, seeds = rollouts.world, rollouts.starts, rollouts.seeds
-    batch_size = rollouts.batch_size
+    starts, seeds = rollouts.starts, rollouts.seeds
+    batch_size, places = rollouts.batch_size, rollouts.places
     device, members = starts.device, len(seeds)
     observation_size = starts.shape[1]
     action_size = slot.shape[-1] - 2 * observation_size - 2
+    world = rollouts.world
+    if rollouts.grouped:
+        world = world._replace(ensemble=world.ensemble.of_elites())
     elites = world.ensemble.elites
-    chunk = chunk_rows(batch_size, members, device)
 
     def noise(name: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
         return draw(seeds, f"rollout.{name}", number, sample, device)
 
     picked = noise("start", _integers(batch_size, len(starts)))
-    observation = starts[picked]  # (P, R, S); each member's live rows come first
+    observation = starts[picked]  # (P, R, S); each member's live rows come first, or their order
+    left = torch.tensor(list(rollouts.horizons), device=device)[:, None].expand_as(picked)
+    if rollouts.steps_left is not None:
+        left = left.minimum(rollouts.steps_left[picked])
     live = [batch_size] * members
+    goes_on = torch.ones_like(picked, dtype=torch.bool)
+    elite = torch.zeros_like(picked)
     written = [0] * members
     tally = Tally(members, device)
-    limits = torch.tensor(list(rollouts.horizons), device=device)[:, None]
     for depth in range(max(rollouts.horizons)):
-        action_noise = noise(f"action.{depth}", _normals(batch_size, action_size))
-        model_noise = noise(f"model.{depth}", _normals(batch_size, observation_size + 1))
-        choice = noise(f"elite.{depth}", _integers(batch_size, elites.shape[1]))
-        elite = elites.gather(1, choice)
-        width = max(live)
-        parts = []
-        for first in range(0, width, chunk):
-            here = slice(first, first + chunk)
-            parts.append(
-                rollouts.step(
-                    world,
-                    policy,
-                    _padded(observation[:, here], chunk),
-                    _padded(action_noise[:, here], chunk),
-                    _padded(elite[:, here], chunk),
-                    _padded(model_noise[:, here], chunk),
-                    rollouts.pessimism,
-                    rollouts.bounds,
-                    rollouts.logged,
-                )
-            )
-        imagined = Imagined(*(torch.cat(parts, 1)[:, :width] for parts in zip(*parts, strict=True)))
+        action_noise = noise(f"action.{depth}", _normals(places, action_size))
+        model_noise = noise(f"model.{depth}", _normals(places, observation_size + 1))
+        draws_elite = depth == 0 or rollouts.elite == "per_step"
+        if rollouts.grouped:
+            if draws_elite:
+                stream = f"rollout.elite.{depth}"
+                sources = [generator(seed, stream, number, device) for seed in seeds]
+                order = dealt_out(goes_on, elites.shape[1], sources)
+            else:
+                order = closed_up(goes_on, elites.shape[1])
+            observation, left = _taken(observation, order), _taken(left, order)
+            elite = torch.zeros_like(order)  # a row's place tells it
+            width, given = order.shape[1], order >= 0
+        else:
+            if draws_elite:
+                choice = noise(f"elite.{depth}", _integers(batch_size, elites.shape[1]))
+                elite = elites.gather(1, choice)
+            width = max(live)
+            left = left[:, :width]
+            position = torch.arange(width, device=device)
+            given = position < torch.tensor(live, device=device)[:, None]  # (P, width)
+        imagined = _in_chunks(
+            rollouts,
+            world,
+            policy,
+            observation[:, :width],
+            action_noise[:, :width],
+            elite[:, :width],
+            model_noise[:, :width],
+        )
         rows = imagined.rows
-        position = torch.arange(width, device=device)
-        given = position < torch.tensor(live, device=device)[:, None]  # (P, width)
         finite = rows.isfinite().all(-1)
         keep = given & finite & (rollouts.keep_stopped | ~imagined.stopped)
         ended = keep & (rows[..., -1] != 0)
         survive = keep & ~ended & ~imagined.stopped
+        goes_on = survive & (depth + 1 < left)
         tally.add(imagined, given, finite, keep, ended)
-        kept, live = keep.sum(1).tolist(), (survive & (depth + 1 < limits)).sum(1).tolist()
-        if min(live) < width:  # survivors first, then the ended, then the dropped
-            rank = 2 - survive.int() - keep.int()
-            order = rank.argsort(dim=1, stable=True)
-            rows = rows.gather(1, order[..., None].expand_as(rows))
+        kept, live = keep.sum(1).tolist(), goes_on.sum(1).tolist()
+        if not rollouts.grouped and min(live) < width:
+            # Those that go on first, then other survivors, then the ended, then the dropped.
+            rank = 3 - goes_on.int() - survive.int() - keep.int()
+            first = rank.argsort(dim=1, stable=True)
+            rows = rows.gather(1, first[..., None].expand_as(rows))
+            left, elite = left.gather(1, first), elite[:, :width].gather(1, first)
         for member, count in enumerate(kept):
             start = written[member]
-            slot[member, start : start + count] = rows[member, :count]
+            # Grouped rows keep their places.
+            scattered = rollouts.grouped and count < width
+            own = rows[member][keep[member]] if scattered else rows[member, :count]
+            slot[member, start : start + count] = own
             written[member] += count
         if max(live) == 0:
             break
         observation = unpack(rows, observation_size, action_size).next_observation
     return torch.tensor(written, device=device), tally.health()
+
+
+def dealt_out(live: Tensor, elites: int, sources: Sequence[torch.Generator]) -> Tensor:
+    """Live rows in random order, for elites to take in turns: ``(P, R) bool -> (P, W) int64``.
+
+    Every elite gets as many rows as any other, or one less, and a row gets each with the same
+    probability. Row numbers; -1 is an empty place.
+    """
+    orders = []
+    for own, source in zip(live, sources, strict=True):
+        rows = own.nonzero().squeeze(1)
+        count, device = len(rows), rows.device
+        rows = rows[torch.randperm(count, generator=source, device=device)]
+        if missing := -count % elites:
+            # Who of the elites gets the rows left over is drawn too.
+            last = F.pad(rows[count + missing - elites :], (0, missing), value=-1)
+            drawn = torch.randperm(elites, generator=source, device=device)
+            rows = torch.cat([rows[: count + missing - elites], last[drawn]])
+        orders.append(rows)
+    return pad_sequence(orders, batch_first=True, padding_value=-1)
+
+
+def closed_up(live: Tensor, elites: int) -> Tensor:
+    """Live rows, each with the elite that it has: ``(P, R) bool -> (P, W) int64``, -1 is empty."""
+    own = live.view(len(live), -1, elites).transpose(1, 2).int()  # (P, E, R / E)
+    counts = own.sum(-1, keepdim=True)
+    turns = own.argsort(dim=-1, descending=True, stable=True)[..., : int(counts.max())]
+    numbers = turns * elites + torch.arange(elites, device=live.device)[:, None]
+    empty = torch.arange(turns.shape[-1], device=live.device) >= counts
+    return numbers.masked_fill(empty, -1).transpose(1, 2).flatten(1)
+
+
+def _taken(values: Tensor, order: Tensor) -> Tensor:
+    """``(P, R, ...)`` in an order ``(P, W)``; row 0 stands in an empty place."""
+    members = torch.arange(len(order), device=order.device)[:, None]
+    return values[members, order.clamp(min=0)]
+
+
+def _in_chunks(
+    rollouts: Rollouts,
+    world: World,
+    policy: Parameters,
+    observation: Tensor,
+    action_noise: Tensor,
+    elite: Tensor,
+    model_noise: Tensor,
+) -> Imagined:
+    """One step of all rows ``(P, width, ...)``."""
+    width, chunk = observation.shape[1], rollouts.chunk
+    parts = []
+    for first in range(0, width, chunk):
+        here = slice(first, first + chunk)
+        parts.append(
+            rollouts.step(
+                world,
+                policy,
+                _padded(observation[:, here], chunk),
+                _padded(action_noise[:, here], chunk),
+                _padded(elite[:, here], chunk),
+                _padded(model_noise[:, here], chunk),
+                rollouts.pessimism,
+                rollouts.bounds,
+                rollouts.logged,
+            )
+        )
+
+    def joined(values: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(values), 1)[:, :width]
+
+    known = [part.disagreement for part in parts if part.disagreement is not None]
+    return Imagined(
+        rows=joined([part.rows for part in parts]),
+        reward=joined([part.reward for part in parts]),
+        penalty=joined([part.penalty for part in parts]),
+        disagreement=joined(known) if known else None,
+        clipped=joined([part.clipped for part in parts]),
+        outside=joined([part.outside for part in parts]),
+        stopped=joined([part.stopped for part in parts]),
+    )
 
 
 class Tally:
@@ -255,9 +446,8 @@ class Tally:
         zero = torch.zeros(members, device=device)
         self.rows, self.finite, self.nonfinite = (zero.clone() for _ in range(3))
         self.stopped, self.penalty_max = zero.clone(), zero.clone()
-        self.sums = dict.fromkeys(
-            ("penalty", "reward", "disagreement", "clipped", "outside", "ended"), zero
-        )
+        self.sums = dict.fromkeys(("penalty", "reward", "clipped", "outside", "ended"), zero)
+        self.disagreement: Tensor | None = None
         self.reward_min, self.reward_max = zero + math.inf, zero - math.inf
 
     def add(
@@ -272,6 +462,9 @@ class Tally:
         values = imagined._asdict() | {"ended": ended}
         for name, total in self.sums.items():
             self.sums[name] = total + values[name].where(keep, 0).sum(1)
+        if imagined.disagreement is not None:
+            sum_here = imagined.disagreement.where(keep, 0).sum(1)
+            self.disagreement = sum_here + (0 if self.disagreement is None else self.disagreement)
         self.penalty_max = torch.maximum(
             self.penalty_max, imagined.penalty.where(keep, 0.0).amax(1)
         )
@@ -280,7 +473,8 @@ class Tally:
 
     def health(self) -> RolloutHealth:
         """Sums turned into means and shares."""
-        mean = {name: total / self.rows.clamp(min=1) for name, total in self.sums.items()}
+        rows = self.rows.clamp(min=1)
+        mean = {name: total / rows for name, total in self.sums.items()}
         return RolloutHealth(
             rows=self.rows,
             penalty_mean=mean["penalty"],
@@ -288,7 +482,7 @@ class Tally:
             reward_min=self.reward_min.where(self.rows > 0, 0.0),
             reward_max=self.reward_max.where(self.rows > 0, 0.0),
             reward_mean=mean["reward"],
-            disagreement_mean=mean["disagreement"],
+            disagreement_mean=None if self.disagreement is None else self.disagreement / rows,
             outside_share=mean["outside"],
             clipped_share=mean["clipped"],
             terminated_share=mean["ended"],
@@ -298,42 +492,56 @@ class Tally:
 
 
 @torch.no_grad()
-def penalty_quantile(
+def measured(
     ensemble: Ensemble,
     penalty: Penalty,
     observation: Tensor,
     action: Tensor,
-    quantile: float = 0.95,
+    spread: Tensor,
+    seeds: Sequence[int],
 ) -> Tensor:
-    """The penalty's quantile over logged pairs: the unit of ``scale: dataset_quantile``, and the
-    limit of a stop.
+    """A penalty of logged pairs, with a sample of a drawn elite as in a rollout.
 
     Args:
         observation: ``(num_rows, S)``.
         action: ``(num_rows, A)``.
+        spread: ``(S + 1,)``, of the data.
+
+    Returns:
+        ``(P, num_rows)``.
+    """
+    members, rows, device = len(seeds), len(observation), observation.device
+    choice = draw(seeds, "measure.elite", 0, _integers(rows, ensemble.elites.shape[1]), device)
+    noise = draw(seeds, "measure.model", 0, _normals(rows, len(spread)), device)
+    elite = ensemble.elites.gather(1, choice)
+    networks = ensemble.parameters["weight.0"].shape[1]
+    chunk = chunk_rows(rows, members, device, networks)
+    values = []
+    for first in range(0, rows, chunk):
+        here = slice(first, first + chunk)
+        prediction = ensemble.predict(
+            observation[here].expand(members, -1, -1), action[here].expand(members, -1, -1)
+        )
+        chosen = elite[:, None, here, None].expand(-1, 1, -1, len(spread))
+        mean, std = (value.gather(1, chosen).squeeze(1) for value in prediction)
+        sample = mean + std * noise[:, here]
+        values.append(penalty(Sampled(prediction, elite[:, here], sample, spread)))
+    return torch.cat(values, 1)
+
+
+def upper_quantile(values: Tensor, quantile: float = 0.95) -> Tensor:
+    """Of ``(P, n)``: the unit of ``scale: dataset_quantile``, and the limit of a stop.
 
     Returns:
         ``(P,)``, at least the smallest normal float.
     """
-    members = ensemble.elites.shape[0]
-    chunk = chunk_rows(len(observation), members, observation.device)
-    values = [
-        penalty(
-            ensemble.predict(
-                observation[first : first + chunk].expand(members, -1, -1),
-                action[first : first + chunk].expand(members, -1, -1),
-            )
-        )
-        for first in range(0, len(observation), chunk)
-    ]
-    joined = torch.cat(values, 1)
-    rank = max(math.ceil(quantile * joined.shape[1]), 1)  # torch.quantile refuses 2^24 values
-    return joined.kthvalue(rank, dim=1).values.clamp(min=torch.finfo(joined.dtype).tiny)
+    rank = max(math.ceil(quantile * values.shape[1]), 1)  # torch.quantile refuses 2^24 values
+    return values.kthvalue(rank, dim=1).values.clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def logged_range(observation: Tensor, reward: Tensor) -> LoggedRange:
     """Of the data's ``(n, S)``, the last of every episode too, and ``(num_rows,)``."""
-    spread = observation.std(0, correction=0)
+    spread = torch.cat([observation.std(0, correction=0), reward.std(correction=0)[None]])
     return LoggedRange(
         observation.amin(0),
         observation.amax(0),
