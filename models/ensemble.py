@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldrl.models.mlp import at_least_float32, mlp, stack
-from worldrl.types import Parameters, Prediction
+from worldrl.types import Parameters, Prediction, Transitions
 
 #: Normalised inputs are clipped here: far outside the data a member should saturate, not explode.
 INPUT_CLIP = 10.0
@@ -59,9 +59,19 @@ class Ensemble(NamedTuple):
 
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """``(P, R, S), (P, R, A) -> Prediction`` of every member; deterministic."""
-        mean, variance = forward(
-            self.parameters, standardize(self.inputs, observation, action)[:, None]
-        )
+        return self._predict(self.parameters, observation, action)
+
+    def predict_elites(self, observation: Tensor, action: Tensor) -> Prediction:
+        """As :meth:`predict`, of the elites alone and in their order: N is E."""
+        return self._predict(self.elite_parameters, observation, action)
+
+    @property
+    def elite_parameters(self) -> Parameters:
+        """The elites' networks, copied: ``(P, E, ...)`` in place of ``(P, N, ...)``."""
+        return members_of(self.parameters, self.elites)
+
+    def _predict(self, parameters: Parameters, observation: Tensor, action: Tensor) -> Prediction:
+        mean, variance = forward(parameters, standardize(self.inputs, observation, action)[:, None])
         scale = self.targets.scale[:, None, None]  # (P, 1, 1, S + 1)
         mean = mean * scale + self.targets.mean[:, None, None]
         mean = mean + F.pad(observation, (0, 1))[:, None]  # the reward is predicted directly
@@ -100,6 +110,22 @@ def init_ensemble(
         one["min_log_variance"] = torch.full((observation_size + 1,), -10.0, device=device)
         members.append(one)
     return stack(members)
+
+
+def members_of(parameters: Parameters, members: Tensor) -> Parameters:
+    """The networks of some members ``(P, E)`` of an ensemble ``(P, N, ...)``, copied."""
+    seed = torch.arange(members.shape[0], device=members.device)[:, None]
+    # Of the log-variance bounds a seed has one pair, which its members share.
+    return {
+        name: value[seed, members] if value.dim() > 2 else value
+        for name, value in parameters.items()
+    }
+
+
+def changes(batch: Transitions) -> Tensor:
+    """What a model predicts, ``(..., S + 1)``: the change of the observation, and the reward."""
+    delta = batch.next_observation - batch.observation
+    return torch.cat([delta, batch.reward[..., None]], -1)
 
 
 def standardize(inputs: Standardizer, observation: Tensor, action: Tensor) -> Tensor:

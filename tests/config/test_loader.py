@@ -194,7 +194,10 @@ class TestValues:
         ("learner.hidden=[1,", ["learner.hidden", "line 1"]),
         ("learner.max_temperature=None", ["is 'None'", "a number above 0 or null"]),
         ("imagination.penalty.kind=max", ["kind is 'max'", "max_aleatoric", "ensemble_std"]),
-        ("imagination={horizon: 3}", ["imagination.kind is '{horizon: 3}'", "branched, none"]),
+        (
+            "imagination={horizon: 3}",
+            ["imagination.kind is '{horizon: 3}'", "branched, adversarial, none"],
+        ),
         ("precision=float16", ["precision is 'float16'", "float32, bf16"]),
         ("termination=never", ["termination is a group", "termination.kind"]),
         ("compile=perhaps", ["compile is 'perhaps'", "'auto' or true or false"]),
@@ -335,10 +338,12 @@ def test_every_setting_can_be_set_on_the_command_line() -> None:
     """Each key of the schema, given its own default, is accepted where its kind is chosen."""
     learners = group_of(TrainConfig.model_fields["learner"])
     assert learners is not None
+    of_a_model = {"mobile": {"imagination.penalty.kind": "none"}}
     kinds: list[dict[str, Any]] = [
-        {"learner": kind, "imagination": "none"} for kind in learners.classes
+        {"learner": kind, **of_a_model.get(kind, {"imagination": "none"})}
+        for kind in learners.classes
     ]
-    kinds += [{}, {"learner.critic_loss.kind": "hl_gauss"}]
+    kinds += [{}, {"learner.critic_loss.kind": "hl_gauss"}, {"imagination": "adversarial"}]
     for path in walk(TrainConfig):
         key = ".".join(path)
         if key in ("stage", "recipe"):

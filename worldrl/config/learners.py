@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from worldrl.config.base import Settings
 from worldrl.config.members import PerMember
@@ -61,10 +61,9 @@ class CriticSettings(LearnerSettings):
     """Of the networks; edac: biases of 0.1, and last layers close to 0."""
 
 
-class SACSettings(CriticSettings):
-    """Soft actor-critic; what MOPO, MOBILE and RAVL each do otherwise is a setting."""
+class SoftSettings(CriticSettings):
+    """What soft actor-critics have: :class:`SACSettings` and :class:`MOBILESettings`."""
 
-    kind: Literal["sac"] = "sac"
     actor_learning_rate: PerMember[PositiveFloat] = 1e-4
     temperature_learning_rate: PerMember[PositiveFloat] = 1e-4
     temperature: Literal["auto", "fixed"] = "auto"
@@ -81,6 +80,29 @@ class SACSettings(CriticSettings):
     """Of the actor's learning rate; cosine ends at 0."""
 
 
+class SACSettings(SoftSettings):
+    """Soft actor-critic; what MOPO and RAVL each do otherwise is a setting."""
+
+    kind: Literal["sac"] = "sac"
+
+
+class MOBILESettings(SoftSettings):
+    """SAC whose targets are lower where the world model's elites disagree about the values ahead
+    (MOBILE: Sun et al. 2023, PMLR 202)."""
+
+    kind: Literal["mobile"] = "mobile"
+    entropy_in_target: bool = False
+    """Count the entropy to come in the critics' targets."""
+    inconsistency_weight: PerMember[NonNegativeFloat] = 0.5
+    """Of what is taken off the targets of imagined rows: the deviation, over the elites, of the
+    value that each expects ahead."""
+    num_samples: PositiveInt = 10
+    """Next observations that each elite draws to tell it."""
+    target_min: PerMember[float] | None = None
+    """Least target; None: none. 0, as published for locomotion, says that no return is below 0, and
+    ruins tasks where some are."""
+
+
 class BCSettings(LearnerSettings):
     """Behaviour cloning with a deterministic tanh policy and mean squared error."""
 
@@ -89,4 +111,4 @@ class BCSettings(LearnerSettings):
     learning_rate: PerMember[PositiveFloat] = 3e-4
 
 
-Learner = Annotated[SACSettings | BCSettings, Field(discriminator="kind")]
+Learner = Annotated[SACSettings | MOBILESettings | BCSettings, Field(discriminator="kind")]

@@ -207,14 +207,11 @@ class StopSettings(Settings):
         return self
 
 
-class BranchedSettings(Settings):
-    """Branched model rollouts from dataset states (MBPO, MOPO)."""
+class RolloutSettings(Settings):
+    """What all short model rollouts from dataset states have."""
 
-    kind: Literal["branched"] = "branched"
     horizon: PerMember[PositiveInt] = 5
     """Steps of an imagined rollout at most."""
-    penalty: PenaltySettings = PenaltySettings()
-    stop: StopSettings = StopSettings()
     batch_size: PositiveInt = 50_000
     """Rollout starts per refresh."""
     every: PositiveInt = 1_000
@@ -231,6 +228,41 @@ class BranchedSettings(Settings):
         return self.batch_size * max(per_member(self.horizon, population))
 
 
+class BranchedSettings(RolloutSettings):
+    """Branched model rollouts from dataset states (MBPO, MOPO)."""
+
+    kind: Literal["branched"] = "branched"
+    penalty: PenaltySettings = PenaltySettings()
+    stop: StopSettings = StopSettings()
+
+
+class AdversarialSettings(RolloutSettings):
+    """Branched rollouts of a model that learns to be worse for the policy where the data let it
+    (RAMBO: Rigter et al. 2022, arXiv 2204.12581)."""
+
+    kind: Literal["adversarial"] = "adversarial"
+    real_ratio: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a batch that is logged; to learn from the log alone, imagination=none."""
+    adversarial_weight: PerMember[NonNegativeFloat] = 3e-4
+    """Of the expected advantage of what the model says, beside its likelihood of the data; at 0 the
+    model merely goes on learning from the data."""
+    model_updates: PositiveInt = 1_000
+    """Of the model before every refresh but the first."""
+    model_batch_size: PositiveInt = 256
+    """Logged rows of an update of the model, and imagined ones."""
+    model_learning_rate: PositiveFloat = 3e-4
+    model_weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
+        EnsembleSettings().weight_decay
+    )
+    """As model.weight_decay."""
+    log_variance_bound_weight: NonNegativeFloat = 0.001
+
+    def rollouts(self) -> BranchedSettings:
+        """The rollouts that follow: without a penalty."""
+        common = self.model_dump(include=set(RolloutSettings.model_fields))
+        return BranchedSettings(penalty=PenaltySettings(kind="none"), **common)
+
+
 class NoImaginationSettings(Settings):
     """Learn from the logged data alone."""
 
@@ -238,7 +270,7 @@ class NoImaginationSettings(Settings):
 
 
 ImaginationSettings = Annotated[
-    BranchedSettings | NoImaginationSettings, Field(discriminator="kind")
+    BranchedSettings | AdversarialSettings | NoImaginationSettings, Field(discriminator="kind")
 ]
 
 
@@ -352,7 +384,7 @@ class TrainConfig(RunSettings):
                 "the model. Leave it out, or choose a recipe that imagines, such as mopo"
             )
         imagination = self.imagination
-        if imagination.kind != "none" and self.model.num_members == 1:
+        if imagination.kind == "branched" and self.model.num_members == 1:
             measures = [imagination.penalty.kind] if imagination.penalty.kind != "none" else []
             measures += [imagination.stop.measure] if imagination.stop.kind != "none" else []
             if zero := [measure for measure in measures if measure in DISAGREEMENTS]:
@@ -365,6 +397,37 @@ class TrainConfig(RunSettings):
                 "learner.kind is bc, and imagination is "
                 f"{self.imagination.kind}: imagined actions are the cloned policy's own. Set "
                 "imagination=none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_learner_of_a_model_has_one(self) -> Self:
+        if self.learner.kind != "mobile":
+            return self
+        imagination = self.imagination
+        needs = "learner.kind is mobile, which"
+        if imagination.kind == "none":
+            raise ValueError(
+                f"{needs} asks a world model what its elites disagree about, and imagination is "
+                "none. Set imagination=branched and imagination.penalty.kind=none, or "
+                "learner.kind=sac"
+            )
+        if imagination.kind == "adversarial":
+            raise ValueError(
+                f"{needs} asks the world model as it was learned, and imagination is adversarial, "
+                "which changes it. Set imagination=branched and imagination.penalty.kind=none, or "
+                "learner.kind=sac"
+            )
+        if imagination.penalty.kind != "none":
+            raise ValueError(
+                f"{needs} is pessimistic in its targets, and imagination.penalty.kind is "
+                f"{imagination.penalty.kind}, which would lower rewards as well. Set "
+                "imagination.penalty.kind=none, or learner.kind=sac"
+            )
+        if self.model.num_elites == 1:
+            raise ValueError(
+                f"{needs} needs elites that can disagree, and model.num_elites is 1. Set more, or "
+                "learner.kind=sac"
             )
         return self
 

@@ -13,6 +13,7 @@ LEARNERS: Registry[LearnerFactory] = Registry(
     "learner",
     {
         "sac": "worldrl.learners.sac:SAC",
+        "mobile": "worldrl.learners.mobile:MOBILE",
         "bc": "worldrl.learners.bc:BehaviourCloning",
     },
 )

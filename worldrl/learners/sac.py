@@ -2,7 +2,7 @@
 
 The published variants differ in settings only: number of critics, entropy in the target, fixed or
 tuned temperature with or without a cap, target entropy, actor schedule, normalisation and
-initialisation (see :class:`worldrl.config.learners.SACSettings`).
+initialisation (see :class:`worldrl.config.learners.SoftSettings`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from worldrl.config.learners import SACSettings
+from worldrl.config.learners import SoftSettings
 from worldrl.learners.critics import Critics, move_target
 from worldrl.learners.inputs import moments, standardized
 from worldrl.learners.policies import init_actor, tanh_gaussian
@@ -29,7 +29,7 @@ class SAC:
     phases = 1
 
     def __init__(
-        self, settings: SACSettings, observation_size: int, action_size: int, num_updates: int
+        self, settings: SoftSettings, observation_size: int, action_size: int, num_updates: int
     ) -> None:
         self.settings = settings
         self.observation_size = observation_size
@@ -91,21 +91,36 @@ class SAC:
         self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
     ) -> Metrics:
         """One critic, actor, temperature and target step, in place."""
-        actor, critic, support = state["actor"], state["critic"], state["support"]
-        log_temperature = state["temperature"]["log_value"]
-        own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
-        temperature = log_temperature.exp().minimum(own["max_temperature"])
-        observation = standardized(state["inputs"], batch.observation)
-        following = standardized(state["inputs"], batch.next_observation)
+        return self.learn(state, batch, noise, self.backup(state, batch, noise))
 
-        next_action, next_log_density = tanh_gaussian(actor, following).sample(
+    def backup(self, state: LearnerState, batch: Batch, noise: Noise) -> Tensor:
+        """The critics' targets ``(P, B)``."""
+        own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
+        following = standardized(state["inputs"], batch.next_observation)
+        next_action, next_log_density = tanh_gaussian(state["actor"], following).sample(
             noise["actions"][:, 0]
         )
-        next_value = self.critics.values(state["target"], support, following, next_action).amin(1)
+        next_value = self.critics.values(
+            state["target"], state["support"], following, next_action
+        ).amin(1)
         if self.settings.entropy_in_target:
+            temperature = self.temperature(state, batch.reward.dtype)
             next_value = next_value - temperature[:, None] * next_log_density
         discount = own["discount"][:, None] * (1 - batch.terminated)
-        backup = batch.reward + discount * next_value
+        backup: Tensor = batch.reward + discount * next_value
+        return backup
+
+    def temperature(self, state: LearnerState, dtype: torch.dtype) -> Tensor:
+        """The weight of the entropy ``(P,)``, no more than its cap."""
+        value: Tensor = state["temperature"]["log_value"].exp()
+        return value.minimum(state["settings"]["max_temperature"].to(dtype))
+
+    def learn(self, state: LearnerState, batch: Batch, noise: Noise, backup: Tensor) -> Metrics:
+        """One update in place of critics whose targets ``(P, B)`` are given, and of the rest."""
+        actor, critic, support = state["actor"], state["critic"], state["support"]
+        own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
+        temperature = self.temperature(state, batch.reward.dtype)
+        observation = standardized(state["inputs"], batch.observation)
 
         def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             losses, values = self.critics.loss(
@@ -147,6 +162,12 @@ class SAC:
             "entropy": -log_densities,
             **self.critics.metrics(backup, support),
         }
+
+    def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, see
+        :class:`worldrl.types.ValueLearner`."""
+        seen = standardized(state["inputs"], observation)
+        return self.critics.values(state["critic"], state["support"], seen, action).amin(1)
 
     def actor_decay(self, state: LearnerState) -> Tensor:
         """The schedule's factor ``(P,)`` on the actor's learning rate."""

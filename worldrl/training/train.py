@@ -109,7 +109,10 @@ def _imaginations(
         return compiled(step, worth_it, device)
 
     ends = ends_function(model.facts["termination"], logged.observation_size)
-    setup = Setup(execution.groups, learner, worlds, ends, logged.log, config.num_updates, prepare)
+    setup = Setup(
+        *(execution.groups, learner, worlds, ends, logged.log, config.num_updates, prepare),
+        next_known=logged.next_known,
+    )
     return IMAGINATIONS[config.imagination.kind](config.imagination, setup)
 
 
