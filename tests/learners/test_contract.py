@@ -26,7 +26,9 @@ assert GROUP is not None
 KINDS = sorted(GROUP.classes)
 
 #: Settings beside the defaults under which the contract must hold too.
-VARIANTS: dict[str, list[dict[str, Any]]] = {}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "mobile": [{"target_min": 0.0}, {"entropy_in_target": True, "num_samples": 3}],
+}
 
 
 def variants() -> list[Any]:
