@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldrl.models.mlp import at_least_float32, mlp, stack
-from worldrl.types import Parameters, Prediction
+from worldrl.types import Parameters, Prediction, Transitions
 
 #: Normalised inputs are clipped here: far outside the data a member should saturate, not explode.
 INPUT_CLIP = 10.0
@@ -60,6 +60,10 @@ class Ensemble(NamedTuple):
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """``(P, R, S), (P, R, A) -> Prediction`` of every member; deterministic."""
         return self.predict_each(observation[:, None], action[:, None])
+
+    def predict_elites(self, observation: Tensor, action: Tensor) -> Prediction:
+        """As :meth:`predict`, of the elites alone and in their order: N is E."""
+        return self.of_elites().predict(observation, action)
 
     def predict_each(self, observation: Tensor, action: Tensor) -> Prediction:
         """Every member on rows of its own: ``(P, N, R, S), (P, N, R, A) -> Prediction``."""
@@ -112,6 +116,22 @@ def init_ensemble(
         one["min_log_variance"] = torch.full((observation_size + 1,), -10.0, device=device)
         members.append(one)
     return stack(members)
+
+
+def members_of(parameters: Parameters, members: Tensor) -> Parameters:
+    """The networks of some members ``(P, E)`` of an ensemble ``(P, N, ...)``, copied."""
+    seed = torch.arange(members.shape[0], device=members.device)[:, None]
+    # Of the log-variance bounds a seed has one pair, which its members share.
+    return {
+        name: value[seed, members] if value.dim() > 2 else value
+        for name, value in parameters.items()
+    }
+
+
+def changes(batch: Transitions) -> Tensor:
+    """What a model predicts, ``(..., S + 1)``: the change of the observation, and the reward."""
+    delta = batch.next_observation - batch.observation
+    return torch.cat([delta, batch.reward[..., None]], -1)
 
 
 def standardize(inputs: Standardizer, observation: Tensor, action: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ the bounds that map them back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,6 +67,10 @@ class DynamicsModel(Protocol):
 
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """``(P, R, S), (P, R, A) -> Prediction``; deterministic."""
+        ...
+
+    def predict_elites(self, observation: Tensor, action: Tensor) -> Prediction:
+        """As :meth:`predict`, of the elites alone: N is E."""
         ...
 
 
@@ -193,4 +197,13 @@ class Learner(Protocol):
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """``(P, B, S), (P, B, A) or None (deterministic) -> (P, B, A)`` in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class ValueLearner(Protocol):
+    """A learner that can tell what an action is worth; an adversarial world asks."""
+
+    def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, not of their targets."""
         ...

@@ -26,11 +26,10 @@ def test_what_is_said_of_one() -> None:
     assert source.default == "(required)"
     (kind,) = explain("learner.kind")
     assert kind.default == "sac"
-    assert kind.values.startswith("one of sac, bc, ")
+    assert {"sac", "bc"} <= set(kind.values.removeprefix("one of ").split(", "))
     (penalty,) = explain("imagination.penalty.kind")
     assert "max_pairwise_diff, of two means" in penalty.meaning
-    (hidden, other, *_) = explain("learner.hidden")
-    assert (hidden.kind, other.kind) == ("sac", "bc")
+    assert {"sac", "bc"} <= {one.kind for one in explain("learner.hidden")}
     batch = explain("learner.batch_size")[0]
     assert batch.meaning == "Rows of an update."  # stands in the base class
 

@@ -194,7 +194,10 @@ class TestValues:
         ("learner.hidden=[1,", ["learner.hidden", "line 1"]),
         ("learner.max_temperature=None", ["is 'None'", "a number above 0 or null"]),
         ("imagination.penalty.kind=max", ["kind is 'max'", "max_aleatoric", "ensemble_std"]),
-        ("imagination={horizon: 3}", ["imagination.kind is '{horizon: 3}'", "branched, none"]),
+        (
+            "imagination={horizon: 3}",
+            ["imagination.kind is '{horizon: 3}'", "branched, adversarial, none"],
+        ),
         ("precision=float16", ["precision is 'float16'", "float32, bf16"]),
         ("termination=never", ["termination is a group", "termination.kind"]),
         ("compile=perhaps", ["compile is 'perhaps'", "'auto' or true or false"]),
@@ -336,11 +339,14 @@ def test_every_setting_can_be_set_on_the_command_line() -> None:
     learners, samplings = (group_of(TrainConfig.model_fields[n]) for n in ("learner", "sampling"))
     assert learners is not None
     assert samplings is not None
+    of_a_model = {"mobile": {"imagination.penalty.kind": "none"}}
     kinds: list[dict[str, Any]] = [
-        {"learner": kind, "imagination": "none"} for kind in learners.classes
+        {"learner": kind, **of_a_model.get(kind, {"imagination": "none"})}
+        for kind in learners.classes
     ]
     kinds += [{"sampling": kind} for kind in samplings.classes]
     kinds += [{}, *({"learner.critic_loss.kind": kind} for kind in ("hl_gauss", "huber"))]
+    kinds += [{"imagination": "adversarial"}]
     for path in walk(TrainConfig):
         key = ".".join(path)
         if key in ("stage", "recipe"):

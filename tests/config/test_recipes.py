@@ -6,9 +6,15 @@ from importlib.resources import files
 import pytest
 
 from worldrl.config import recipes
-from worldrl.config.learners import IQLSettings, PRDCSettings, ReBRACSettings
+from worldrl.config.learners import (
+    IQLSettings,
+    MOBILESettings,
+    PRDCSettings,
+    ReBRACSettings,
+)
 from worldrl.config.loader import load_config
-from worldrl.config.schema import BranchedSettings
+from worldrl.config.schema import AdversarialSettings, BranchedSettings
+from worldrl.errors import ConfigError
 
 ALL = [(stage, name) for stage in recipes.STAGES for name in recipes.shipped(stage)]
 
@@ -314,3 +320,86 @@ def test_iql_has_the_published_settings_of_each_task(
     rewards = (dataset.reward_normalization, dataset.reward_shift)
     assert (*rewards, learner.expectile, learner.inverse_temperature, learner.dropout) == expected
     assert (learner.policy, learner.quantile, learner.num_critics) == ("gaussian", None, 2)
+
+
+# (horizon, weight) of the authors' code.
+MOBILE = {
+    "halfcheetah-random-v2": (5, 0.5),
+    "hopper-random-v2": (5, 5.0),
+    "walker2d-random-v2": (5, 2.0),
+    "halfcheetah-medium-v2": (5, 0.5),
+    "hopper-medium-v2": (5, 1.5),
+    "walker2d-medium-v2": (5, 0.5),
+    "halfcheetah-medium-replay-v2": (5, 0.1),
+    "hopper-medium-replay-v2": (5, 0.1),
+    "walker2d-medium-replay-v2": (1, 0.5),
+    "halfcheetah-medium-expert-v2": (5, 1.0),
+    "hopper-medium-expert-v2": (5, 1.5),
+    "walker2d-medium-expert-v2": (1, 1.5),
+}
+RAMBO = {
+    "halfcheetah-random-v2": (5, 0.0),
+    "hopper-random-v2": (2, 3e-4),
+    "walker2d-random-v2": (5, 0.0),
+    "halfcheetah-medium-v2": (5, 3e-4),
+    "hopper-medium-v2": (5, 3e-4),
+    "walker2d-medium-v2": (5, 0.0),
+    "halfcheetah-medium-replay-v2": (5, 3e-4),
+    "hopper-medium-replay-v2": (2, 3e-4),
+    "walker2d-medium-replay-v2": (5, 0.0),
+    "halfcheetah-medium-expert-v2": (5, 3e-4),
+    "hopper-medium-expert-v2": (5, 3e-4),
+    "walker2d-medium-expert-v2": (2, 3e-4),
+}
+
+
+@pytest.mark.parametrize(("task", "expected"), MOBILE.items())
+def test_mobile_has_the_published_settings_of_each_task(
+    task: str, expected: tuple[int, float]
+) -> None:
+    config = load_config("train", "mobile", [f"dataset=d4rl:{task}"])
+    imagination, learner = config.imagination, config.learner
+    assert isinstance(imagination, BranchedSettings)
+    assert isinstance(learner, MOBILESettings)
+    assert (imagination.horizon, learner.inconsistency_weight) == expected
+    assert imagination.penalty.kind == "none"
+    assert imagination.real_ratio == (0.5 if task == "halfcheetah-medium-expert-v2" else 0.05)
+    fixed = task in ("hopper-medium-v2", "hopper-medium-replay-v2")
+    assert (learner.temperature, learner.initial_temperature) == (
+        ("fixed", 0.2) if fixed else ("auto", 1.0)
+    )
+    assert config.model.max_epochs == (30 if task == "walker2d-medium-v2" else None)
+    assert learner.target_min == 0
+
+
+@pytest.mark.parametrize(("task", "expected"), RAMBO.items())
+def test_rambo_has_the_published_settings_of_each_task(
+    task: str, expected: tuple[int, float]
+) -> None:
+    imagination = load_config("train", "rambo", [f"dataset=d4rl:{task}"]).imagination
+    assert isinstance(imagination, AdversarialSettings)
+    assert (imagination.horizon, imagination.adversarial_weight) == expected
+    assert imagination.real_ratio == 0.5
+
+
+def test_the_rows_of_mobile_and_rambo_are_all_tested() -> None:
+    for name, rows in ("mobile", MOBILE), ("rambo", RAMBO):
+        (recipe,) = recipes.read("train", name)
+        assert set(recipe.tasks) == {*rows, recipes.OTHER}
+    unknown = load_config("train", "mobile", ["dataset=x"])
+    assert isinstance(unknown.learner, MOBILESettings)
+    assert unknown.learner.target_min is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("imagination=none", "imagination is none. Set imagination=branched"),
+        ("imagination=adversarial", "which changes it. Set imagination=branched"),
+        ("imagination.penalty.kind=max_aleatoric", "Set imagination.penalty.kind=none"),
+        ("model.num_elites=1", "elites that can disagree"),
+    ],
+)
+def test_mobile_says_what_it_needs(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("train", "mobile", ["dataset=x", override])

@@ -332,6 +332,24 @@ def test_prediction_adds_the_observation_and_leaves_the_reward(raw_targets):
             np.testing.assert_allclose(found.std[seed, member], std, rtol=1e-9)
 
 
+def test_elites_predict_alone_as_among_all():
+    generators = [torch.Generator().manual_seed(seed) for seed in range(P)]
+    elites = torch.tensor([[3, 0], [1, 2]])
+    ensemble = Ensemble(
+        init_ensemble(generators, S, A, (8,), 4, layer_norm=True),
+        Standardizer(torch.zeros(P, S + A), torch.ones(P, S + A)),
+        Standardizer(torch.ones(P, S + 1), 2 * torch.ones(P, S + 1)),
+        elites,
+    )
+    assert len(elites) == P
+    rows = torch.randn(P, 5, S), torch.randn(P, 5, A)
+    everyone, found = ensemble.predict(*rows), ensemble.predict_elites(*rows)
+    for whole, part in zip(everyone, found, strict=True):
+        assert part.shape == (P, 2, 5, S + 1)
+        for seed in range(P):
+            torch.testing.assert_close(part[seed], whole[seed, elites[seed]])
+
+
 def test_prediction_far_outside_the_data_is_finite():
     parameters = {k: v.float() for k, v in random_parameters().items()}
     identity = Standardizer(torch.zeros(P, S + A), torch.ones(P, S + A))

@@ -96,6 +96,15 @@ def test_scalar_network_is_the_only_column(layer_norm):
     )
 
 
+def test_many_rows_of_scalar_networks_are_run_one_network_after_another():
+    parameters = random_network((2, 3), [3, 5, 4, 1], layer_norm=True)
+    inputs = torch.randn(2, 1, ROWS_PER_NETWORK, 3, dtype=torch.float64)
+    values = scalar_mlp(parameters, inputs)
+    assert values.shape == (2, 3, ROWS_PER_NETWORK)
+    few = scalar_mlp(parameters, inputs[:, :, :7])
+    torch.testing.assert_close(values[..., :7], few, rtol=1e-12, atol=1e-12)
+
+
 def test_hidden_features_stop_after_an_activation():
     parameters = random_network((1,), SIZES, layer_norm=False)
     inputs = torch.randn(1, 7, 3, dtype=torch.float64)

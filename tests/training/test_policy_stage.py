@@ -14,10 +14,10 @@ import torch
 from support import log_of
 from torch import Tensor
 
-from worldrl.config.schema import TrainConfig
+from worldrl.config.schema import RolloutSettings, TrainConfig
 from worldrl.errors import ConfigError, RunError
-from worldrl.imagination import buffer
-from worldrl.imagination.branched import BranchedRollouts, branched_rollouts, steps_before
+from worldrl.imagination import IMAGINATIONS, buffer
+from worldrl.imagination.branched import BranchedRollouts, steps_before
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import RolloutHealth, Rollouts, measured, upper_quantile
 from worldrl.imagination.setup import Setup
@@ -185,7 +185,7 @@ def imaginations(
         groups, learner, worlds, ends, logged_rows().log, settings.num_updates,
         lambda step, calls: step,
     )  # fmt: skip
-    return branched_rollouts(settings.imagination, setup)
+    return IMAGINATIONS[settings.imagination.kind](settings.imagination, setup)
 
 
 def rollouts_of(settings: TrainConfig) -> Rollouts:
@@ -779,6 +779,36 @@ def test_continues_bit_identically_from_a_snapshot(groups, at):
     reports = run(second)
     assert reports == wanted[len(wanted) - len(reports) :]
     _assert_same(second, whole)
+
+
+def adversarial(**changes: Any) -> TrainConfig:
+    """As :func:`config`, with a model that changes before every refresh but the first."""
+    imagination = config().imagination.model_dump(include=set(RolloutSettings.model_fields))
+    own = {"kind": "adversarial", "model_updates": 3, "model_batch_size": 5}
+    return TrainConfig.model_validate(
+        config(**changes).model_dump() | {"imagination": imagination | own}
+    )
+
+
+@both
+@pytest.mark.parametrize("at", [3, 7, 20, 33])
+def test_a_model_that_changes_continues_bit_identically(groups, at):
+    """Before, at and after a refresh; the live ones were made by other models than today's."""
+    settings = adversarial()
+    whole, first, second = (stage_of(groups, settings) for _ in range(3))
+    wanted = run(whole, until=40)
+    run(first, until=at)
+    second.restore(copied(first.snapshot()))
+    reports = run(second, until=40)
+    assert reports == wanted[len(wanted) - len(reports) :]
+    _assert_same(second, whole)
+    names = {n for n in whole.snapshot().state if n.startswith("refreshes/imagination/")}
+    assert "refreshes/imagination/model/weight.0" in names
+    assert "refreshes/imagination/adam/steps" in names
+    model = whole.snapshot().state["refreshes/imagination/model/weight.0"]
+    slots = [whole.snapshot().state[f"refreshes/{n}/model/weight.0"] for n in range(3)]
+    assert model.equal(slots[-1])
+    assert not slots[0].equal(slots[1])
 
 
 @both

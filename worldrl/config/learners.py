@@ -67,7 +67,6 @@ class CriticSettings(LearnerSettings):
     critic_loss: CriticLoss = SquaredLoss()
     layer_norm: bool = False
     """In the critics and IQL's value network, and in SAC's actor."""
-    """In the critics, and in SAC's actor."""
     layer_norm_place: Literal["before", "after"] = "before"
     """Before each activation, or after it."""
     init: Init = "default"
@@ -90,8 +89,8 @@ class CriticSettings(LearnerSettings):
         return self
 
 
-class EntropySettings(CriticSettings):
-    """What every learner with a policy of tuned entropy has."""
+class SoftSettings(CriticSettings):
+    """What soft actor-critics have: SAC, MOBILE and CQL."""
 
     actor_learning_rate: PerMember[PositiveFloat] = 1e-4
     temperature_learning_rate: PerMember[PositiveFloat] = 1e-4
@@ -109,7 +108,7 @@ class EntropySettings(CriticSettings):
     """Of the actor's learning rate; cosine ends at 0."""
 
 
-class SACSettings(EntropySettings):
+class SACSettings(SoftSettings):
     """Soft actor-critic; what MOPO, MOBILE, SAC-N, EDAC and RAVL each do otherwise is a setting."""
 
     kind: Literal["sac"] = "sac"
@@ -126,7 +125,7 @@ class SACSettings(EntropySettings):
         return self
 
 
-class CQLSettings(EntropySettings):
+class CQLSettings(SoftSettings):
     """Conservative Q-learning: SAC whose critics value unlogged actions less (Kumar et al. 2020,
     arXiv 2006.04779). In imagination it is COMBO (Yu et al. 2021, arXiv 2102.08363)."""
 
@@ -154,6 +153,23 @@ class CQLSettings(EntropySettings):
                 "one. Leave one out"
             )
         return self
+
+
+class MOBILESettings(SoftSettings):
+    """SAC whose targets are lower where the world model's elites disagree about the values ahead
+    (MOBILE: Sun et al. 2023, PMLR 202)."""
+
+    kind: Literal["mobile"] = "mobile"
+    entropy_in_target: bool = False
+    """Count the entropy to come in the critics' targets."""
+    inconsistency_weight: PerMember[NonNegativeFloat] = 0.5
+    """Of what is taken off the targets of imagined rows: the deviation, over the elites, of the
+    value that each expects ahead."""
+    num_samples: PositiveInt = 10
+    """Next observations that each elite draws to tell it."""
+    target_min: PerMember[float] | None = None
+    """Least target; None: none. 0, as published for locomotion, says that no return is below 0, and
+    ruins tasks where some are."""
 
 
 class BCSettings(LearnerSettings):
@@ -267,6 +283,7 @@ class ReBRACSettings(TD3Settings):
 Learner = Annotated[
     SACSettings
     | CQLSettings
+    | MOBILESettings
     | BCSettings
     | IQLSettings
     | TD3BCSettings

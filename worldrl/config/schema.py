@@ -242,10 +242,9 @@ class StopSettings(Settings):
         return self
 
 
-class BranchedSettings(Settings):
-    """Branched model rollouts from dataset states (MBPO, MOPO)."""
+class RolloutSettings(Settings):
+    """What all short model rollouts from dataset states have."""
 
-    kind: Literal["branched"] = "branched"
     horizon: PerMember[PositiveInt] = 5
     """Steps of an imagined rollout at most."""
     episode_limit: PositiveInt | None = None
@@ -253,10 +252,6 @@ class BranchedSettings(Settings):
     many steps; None: the horizon alone."""
     elite: Literal["per_step", "per_rollout"] = "per_step"
     """How long a rollout stays with the elite that it drew."""
-    judges: Literal["members", "elites"] = "members"
-    """Whose predictions penalties and stops compare."""
-    penalty: PenaltySettings = PenaltySettings()
-    stop: StopSettings = StopSettings()
     batch_size: PositiveInt = 50_000
     """Rollout starts per refresh."""
     every: PositiveInt = 1_000
@@ -267,6 +262,20 @@ class BranchedSettings(Settings):
     """Share of a batch that is logged; to learn from the log alone, imagination=none."""
     clip_range: PositiveFloat | None = 0.5
     """Widen the data's observation range by this fraction and clip to it; None: no clip."""
+
+    def most_rows(self, population: int) -> int:
+        """Rows that a refresh makes at most, for each member."""
+        return self.batch_size * max(per_member(self.horizon, population))
+
+
+class BranchedSettings(RolloutSettings):
+    """Branched model rollouts from dataset states (MBPO, MOPO)."""
+
+    kind: Literal["branched"] = "branched"
+    judges: Literal["members", "elites"] = "members"
+    """Whose predictions penalties and stops compare."""
+    penalty: PenaltySettings = PenaltySettings()
+    stop: StopSettings = StopSettings()
 
     @property
     def judged(self) -> bool:
@@ -282,9 +291,32 @@ class BranchedSettings(Settings):
             )
         return self
 
-    def most_rows(self, population: int) -> int:
-        """Rows that a refresh makes at most, for each member."""
-        return self.batch_size * max(per_member(self.horizon, population))
+
+class AdversarialSettings(RolloutSettings):
+    """Branched rollouts of a model that learns to be worse for the policy where the data let it
+    (RAMBO: Rigter et al. 2022, arXiv 2204.12581)."""
+
+    kind: Literal["adversarial"] = "adversarial"
+    real_ratio: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a batch that is logged; to learn from the log alone, imagination=none."""
+    adversarial_weight: PerMember[NonNegativeFloat] = 3e-4
+    """Of the expected advantage of what the model says, beside its likelihood of the data; at 0 the
+    model merely goes on learning from the data."""
+    model_updates: PositiveInt = 1_000
+    """Of the model before every refresh but the first."""
+    model_batch_size: PositiveInt = 256
+    """Logged rows of an update of the model, and imagined ones."""
+    model_learning_rate: PositiveFloat = 3e-4
+    model_weight_decay: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
+        EnsembleSettings().weight_decay
+    )
+    """As model.weight_decay."""
+    log_variance_bound_weight: NonNegativeFloat = 0.001
+
+    def rollouts(self) -> BranchedSettings:
+        """The rollouts that follow: without a penalty."""
+        common = self.model_dump(include=set(RolloutSettings.model_fields))
+        return BranchedSettings(penalty=PenaltySettings(kind="none"), **common)
 
 
 class NoImaginationSettings(Settings):
@@ -294,7 +326,7 @@ class NoImaginationSettings(Settings):
 
 
 ImaginationSettings = Annotated[
-    BranchedSettings | NoImaginationSettings, Field(discriminator="kind")
+    BranchedSettings | AdversarialSettings | NoImaginationSettings, Field(discriminator="kind")
 ]
 
 
@@ -414,7 +446,7 @@ class TrainConfig(RunSettings):
                 "the model. Leave it out, or choose a recipe that imagines, such as mopo"
             )
         imagination = self.imagination
-        if imagination.kind != "none" and self._judges(imagination) == 1:
+        if imagination.kind == "branched" and self._judges(imagination) == 1:
             measures = [imagination.penalty.kind] if imagination.penalty.kind != "none" else []
             measures += [imagination.stop.measure] if imagination.stop.kind != "none" else []
             if zero := [measure for measure in measures if measure in DISAGREEMENTS]:
@@ -462,6 +494,37 @@ class TrainConfig(RunSettings):
             raise ValueError(
                 f"imagination.real_ratio is {imagination.real_ratio:g}, which leaves no logged row "
                 "in a batch, and cql raises values at logged actions. Set it to 0.5"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_learner_of_a_model_has_one(self) -> Self:
+        if self.learner.kind != "mobile":
+            return self
+        imagination = self.imagination
+        needs = "learner.kind is mobile, which"
+        if imagination.kind == "none":
+            raise ValueError(
+                f"{needs} asks a world model what its elites disagree about, and imagination is "
+                "none. Set imagination=branched and imagination.penalty.kind=none, or "
+                "learner.kind=sac"
+            )
+        if imagination.kind == "adversarial":
+            raise ValueError(
+                f"{needs} asks the world model as it was learned, and imagination is adversarial, "
+                "which changes it. Set imagination=branched and imagination.penalty.kind=none, or "
+                "learner.kind=sac"
+            )
+        if imagination.penalty.kind != "none":
+            raise ValueError(
+                f"{needs} is pessimistic in its targets, and imagination.penalty.kind is "
+                f"{imagination.penalty.kind}, which would lower rewards as well. Set "
+                "imagination.penalty.kind=none, or learner.kind=sac"
+            )
+        if self.model.num_elites == 1:
+            raise ValueError(
+                f"{needs} needs elites that can disagree, and model.num_elites is 1. Set more, or "
+                "learner.kind=sac"
             )
         return self
 

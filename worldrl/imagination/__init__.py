@@ -11,5 +11,9 @@ from worldrl.types import Imagination
 ImaginationFactory: TypeAlias = Callable[[Any, Setup], list[Imagination]]
 
 IMAGINATIONS: Registry[ImaginationFactory] = Registry(
-    "imagination", {"branched": "worldrl.imagination.branched:branched_rollouts"}
+    "imagination",
+    {
+        "branched": "worldrl.imagination.branched:branched_rollouts",
+        "adversarial": "worldrl.imagination.adversarial:adversarial_rollouts",
+    },
 )

@@ -27,6 +27,8 @@ class Setup(NamedTuple):
     num_updates: int
     prepare: Callable[[Any, int], Any]
     """Compiles a function that is called so often, or lets it be."""
+    next_known: Tensor | None = None
+    """``(n,)`` bool, the logged rows whose next observation a model may learn; None: all."""
 
     @property
     def population(self) -> int:

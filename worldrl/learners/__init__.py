@@ -14,6 +14,7 @@ LEARNERS: Registry[LearnerFactory] = Registry(
     {
         "sac": "worldrl.learners.sac:SAC",
         "cql": "worldrl.learners.cql:CQL",
+        "mobile": "worldrl.learners.mobile:MOBILE",
         "bc": "worldrl.learners.bc:BehaviourCloning",
         "iql": "worldrl.learners.iql:IQL",
         "td3bc": "worldrl.learners.td3bc:td3bc",

@@ -134,7 +134,7 @@ class CQL:
             rate = own["critic_learning_rate"]
             adam_step(state["multiplier"], gradients, state["multiplier_adam"], rate)
 
-        metrics = self.sac.improve_policy(state, observation, noise["actor"], temperature)
+        metrics = self.sac.improve_policy(state, observation, noise["actor"])
         move_target(state["target"], critic, own["target_rate"])
         return {
             "critic_loss": critic_losses,

@@ -2,7 +2,7 @@
 
 The published variants differ in settings only: number of critics, entropy in the target, fixed or
 tuned temperature with or without a cap, target entropy, actor schedule, normalisation and
-initialisation (see :class:`worldrl.config.learners.SACSettings`).
+initialisation (see :class:`worldrl.config.learners.SoftSettings`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from worldrl.config.learners import EntropySettings, SACSettings
+from worldrl.config.learners import SACSettings, SoftSettings
 from worldrl.learners.critics import Critics, move_target
 from worldrl.learners.diversity import diverse_step
 from worldrl.learners.inputs import moments, standardized
@@ -32,7 +32,7 @@ class SAC:
     phases = 1
 
     def __init__(
-        self, settings: EntropySettings, observation_size: int, action_size: int, num_updates: int
+        self, settings: SoftSettings, observation_size: int, action_size: int, num_updates: int
     ) -> None:
         self.settings = settings
         self.observation_size = observation_size
@@ -100,26 +100,33 @@ class SAC:
         self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
     ) -> Metrics:
         """One critic, actor, temperature and target step, in place."""
-        critic, support = state["critic"], state["support"]
-        own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
-        temperature = self.temperature(state)
-        observation = standardized(state["inputs"], batch.observation)
-        following = standardized(state["inputs"], batch.next_observation)
+        backup, metrics = self.backup(state, batch, noise)
+        return metrics | self.learn(state, batch, noise, backup)
 
+    def backup(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
+        """The critics' targets ``(P, B)``, and what they say."""
+        own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
+        following = standardized(state["inputs"], batch.next_observation)
         next_action, next_log_density = tanh_gaussian(state["actor"], following).sample(
             noise["actions"][:, 0]
         )
-        next_values = self.critics.values(state["target"], support, following, next_action)
+        next_values = self.critics.values(state["target"], state["support"], following, next_action)
         next_value = next_values.amin(1)
-        more = {}
+        metrics = {}
         if "value_spread" in self.metric_names:
             # What the least of many takes off: large where imagined rollouts end, say (RAVL).
-            more["value_spread"] = (next_values.mean(1) - next_value).mean(-1)
+            metrics["value_spread"] = (next_values.mean(1) - next_value).mean(-1)
         if self.settings.entropy_in_target:
-            next_value = next_value - temperature[:, None] * next_log_density
+            next_value = next_value - self.temperature(state)[:, None] * next_log_density
         discount = own["discount"][:, None] * (1 - batch.terminated)
-        backup = batch.reward + discount * next_value
+        return batch.reward + discount * next_value, metrics
 
+    def learn(self, state: LearnerState, batch: Batch, noise: Noise, backup: Tensor) -> Metrics:
+        """One update in place of critics whose targets ``(P, B)`` are given, and of the rest."""
+        critic, support = state["critic"], state["support"]
+        own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
+        observation = standardized(state["inputs"], batch.observation)
+        metrics = {}
         if self.diverse:
             step = diverse_step(
                 self.critics,
@@ -131,7 +138,7 @@ class SAC:
                 own["diversity"],
             )
             gradients, losses, values = step.gradients, step.losses, step.values
-            more["critic_diversity"] = step.diversity
+            metrics["critic_diversity"] = step.diversity
         else:
 
             def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -142,26 +149,23 @@ class SAC:
 
             gradients, (_, (losses, values)) = grad_and_value(critic_loss, has_aux=True)(critic)
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
-
-        improved = self.improve_policy(state, observation, noise["actions"][:, 1], temperature)
+        improved = self.improve_policy(state, observation, noise["actions"][:, 1])
         move_target(state["target"], critic, own["target_rate"])
         return {
             "critic_loss": losses.mean(-1).sum(1),
             "value_mean": values.mean((1, 2)),
             "backup_mean": backup.mean(-1),
+            **metrics,
             **improved,
-            **more,
             **self.critics.metrics(backup, support),
         }
 
     def temperature(self, state: LearnerState) -> Tensor:
-        """What a unit of entropy is worth, ``(P,)``."""
+        """What a unit of entropy is worth, ``(P,)``, no more than its cap."""
         value: Tensor = state["temperature"]["log_value"].exp()
         return value.minimum(state["settings"]["max_temperature"].to(value.dtype))
 
-    def improve_policy(
-        self, state: LearnerState, observation: Tensor, noise: Tensor, temperature: Tensor
-    ) -> Metrics:
+    def improve_policy(self, state: LearnerState, observation: Tensor, noise: Tensor) -> Metrics:
         """The actor's step towards the least of the critics' values, and the temperature's.
 
         Args:
@@ -170,6 +174,7 @@ class SAC:
         """
         actor, critic, support = state["actor"], state["critic"], state["support"]
         own = {name: value.to(observation.dtype) for name, value in state["settings"].items()}
+        temperature = self.temperature(state)
 
         def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             action, log_density = tanh_gaussian(actor, observation).sample(noise)
@@ -193,6 +198,12 @@ class SAC:
             "temperature": temperature,
             "entropy": -log_densities,
         }
+
+    def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, see
+        :class:`worldrl.types.ValueLearner`."""
+        seen = standardized(state["inputs"], observation)
+        return self.critics.values(state["critic"], state["support"], seen, action).amin(1)
 
     def actor_decay(self, state: LearnerState) -> Tensor:
         """The schedule's factor ``(P,)`` on the actor's learning rate."""

@@ -19,6 +19,7 @@ from worldrl.errors import ModelError
 from worldrl.models.ensemble import (
     Ensemble,
     Standardizer,
+    changes,
     fit_standardizer,
     forward,
     gaussian_loss,
@@ -32,7 +33,7 @@ from worldrl.random import draw, generator
 from worldrl.training.compilation import compiled
 from worldrl.training.logged import Logged
 from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
-from worldrl.types import Parameters, Transitions
+from worldrl.types import Parameters
 
 STEPS_PER_CALL = 50  # between looks at the stop request
 
@@ -300,19 +301,13 @@ def _model_batch(
     """Standardised inputs and targets of logged ``rows`` ``(P, ...)``."""
     batch = logged.at(rows)
     shape = (rows.shape[0], *(1,) * (rows.dim() - 1), -1)
-    scaled = (_changes(batch) - targets.mean.view(shape)) / targets.scale.view(shape)
+    scaled = (changes(batch) - targets.mean.view(shape)) / targets.scale.view(shape)
     return standardize(inputs, batch.observation, batch.action), scaled
-
-
-def _changes(batch: Transitions) -> Tensor:
-    """What a model predicts, ``(..., S + 1)``: the change of the observation, and the reward."""
-    delta = batch.next_observation - batch.observation
-    return torch.cat([delta, batch.reward[..., None]], -1)
 
 
 def _target_standardizer(settings: EnsembleSettings, logged: Logged, train: Tensor) -> Standardizer:
     if settings.normalize_targets:
-        return fit_standardizer(_changes(logged.transitions), train)
+        return fit_standardizer(changes(logged.transitions), train)
     shape = (train.shape[0], logged.observation_size + 1)
     zero = torch.zeros(shape, device=train.device)
     return Standardizer(zero, zero + 1)

@@ -125,15 +125,24 @@ def remedy(config: TrainConfig) -> str:
             "lower learner.critic_learning_rate or learner.target_rate, set "
             "learner.layer_norm=true, or raise learner.num_critics"
         )
-    weight = "set" if imagination.penalty.kind == "none" else "raise"
-    stop = "set" if imagination.stop.kind == "none" else "lower"
+    which = "the" if config.model.source is None else "another"
     return (
-        f"{weight} imagination.penalty.{'kind' if weight == 'set' else 'weight'}, "
-        f"{stop} imagination.stop.{'kind' if stop == 'set' else 'quantile'}, "
-        "lower imagination.horizon, raise imagination.real_ratio, or train "
-        f"{'the' if config.model.source is None else 'another'} model longer (model.max_epochs, "
-        "model.patience)"
+        f"{_more_pessimism(config)}, lower imagination.horizon, raise imagination.real_ratio, or "
+        f"train {which} model longer (model.max_epochs, model.patience)"
     )
+
+
+def _more_pessimism(config: TrainConfig) -> str:
+    """How this run's imagination, or its learner, is told to trust the model less."""
+    imagination = config.imagination
+    if imagination.kind != "branched":
+        return "raise imagination.adversarial_weight"
+    stop = "set" if imagination.stop.kind == "none" else "lower"
+    stop = f"{stop} imagination.stop.{'kind' if stop == 'set' else 'quantile'}"
+    if config.learner.kind == "mobile":
+        return f"raise learner.inconsistency_weight, {stop}"
+    weight = "set" if imagination.penalty.kind == "none" else "raise"
+    return f"{weight} imagination.penalty.{'kind' if weight == 'set' else 'weight'}, {stop}"
 
 
 def read(metrics: Mapping[str, float], step: int, scale: Scale, memory: Memory) -> Reading:
@@ -142,7 +151,8 @@ def read(metrics: Mapping[str, float], step: int, scale: Scale, memory: Memory) 
     # A soft value also counts the entropy to come: where rewards are small that is most of it.
     bonus = metrics.get("temperature", 0.0) * metrics.get("entropy", 0.0)
     # Intended pessimism lowers values, and is no reason to stop.
-    cost = metrics.get("imagined_penalty_cost", 0.0) if value < 0 else 0.0
+    costs = "imagined_penalty_cost", "inconsistency_cost"
+    cost = sum(metrics.get(name, 0.0) for name in costs) if value < 0 else 0.0
     # A policy better than its data earns more than the data, within what was ever logged.
     earned = min(metrics.get("imagined_reward_mean", 0.0), scale.reward_max)
     return Reading(

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from worldrl.config.schema import TrainConfig
+from worldrl.errors import ConfigError
 from worldrl.imagination import IMAGINATIONS
 from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
@@ -63,6 +64,11 @@ def train_policy(
     }
     execution.session.plain = {**execution.session.plain, "policy": facts}
     worlds = [] if model is None else _worlds(execution, model)
+    if config.learner.kind == "mobile" and worlds[0].ensemble.elites.shape[1] == 1:
+        raise ConfigError(
+            f"the world model {config.model.source} has one elite, and learner.kind is mobile, "
+            "which needs elites that can disagree. Use a model with more, or learner.kind=sac"
+        )
     stage = PolicyStage(
         config,
         learner,
@@ -109,7 +115,10 @@ def _imaginations(
         return compiled(step, worth_it, device)
 
     ends = ends_function(model.facts["termination"], logged.observation_size)
-    setup = Setup(execution.groups, learner, worlds, ends, logged.log, config.num_updates, prepare)
+    setup = Setup(
+        *(execution.groups, learner, worlds, ends, logged.log, config.num_updates, prepare),
+        next_known=logged.next_known,
+    )
     return IMAGINATIONS[config.imagination.kind](config.imagination, setup)
 
 
