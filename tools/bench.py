@@ -37,7 +37,7 @@ from worldrl.config.schema import (
     TrainConfig,
 )
 from worldrl.imagination.branched import branched_rollouts
-from worldrl.imagination.rollout import Step, chunk_rows
+from worldrl.imagination.rollout import Step, chunk_rows, grouped_rows
 from worldrl.imagination.setup import Setup
 from worldrl.imagination.termination import RULES
 from worldrl.learners import LEARNERS
@@ -397,9 +397,8 @@ class Bench:
                 )
             }
         )
-        members = len(self.groups[0]) * model.num_elites
-        share = chunk_rows(STARTS // model.num_elites, members, self.device)
-        rows = share * model.num_elites
+        elites = model.num_elites
+        rows = elites * grouped_rows(STARTS, len(self.groups[0]), elites, self.device)
         shapes = ravl_rollout_shapes(config, rows)
         work = self.rollout_work(config)
         return self.line("ravl-rollout", "transitions/s", work, shapes, rounds, rows)

@@ -227,6 +227,11 @@ def chunk_rows(rows: int, members: int, device: torch.device, networks: int = 1)
     return math.ceil(rows / math.ceil(rows / limit))
 
 
+def grouped_rows(rows: int, members: int, elites: int, device: torch.device) -> int:
+    """Rows of each elite in one call, where it is alone with them: more than if all had them."""
+    return chunk_rows(math.ceil(rows / elites), members * max(2, math.ceil(elites / 8)), device)
+
+
 class Rollouts(NamedTuple):
     """What the refreshes of P members have in common."""
 
@@ -254,9 +259,13 @@ class Rollouts(NamedTuple):
     @property
     def chunk(self) -> int:
         """Rows per member in one model call."""
-        elites = self.world.ensemble.elites.shape[1] if self.grouped else 1
-        rows, members = self.places // elites, len(self.seeds) * elites
-        chunk = chunk_rows(rows, members, self.starts.device, self.networks)
+        members, device, elites = len(self.seeds), self.starts.device, 1
+        if self.grouped:
+            elites = self.world.ensemble.elites.shape[1]
+            chunk = grouped_rows(self.places, members, elites, device)
+        else:
+            chunk = chunk_rows(self.places, members, device, self.networks)
+        rows = self.places // elites
         if max(self.horizons) >= LONG_HORIZON:
             chunk = min(chunk, math.ceil(max(rows / SHARES, WORTH_A_CALL / elites)))
         return elites * chunk
