@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldrl.config.label import LabelSettings
 from worldrl.config.loader import load_config
 from worldrl.config.schema import Config, PretrainConfig, TrainConfig
 from worldrl.data.actions import from_unit
@@ -18,6 +19,7 @@ from worldrl.data.dataset import load as load_dataset
 from worldrl.errors import ConfigError, RunError
 from worldrl.learners import LEARNERS
 from worldrl.training import checkpoint, run
+from worldrl.training.label_file import LabelResult, label_file
 from worldrl.training.run import RunResult
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.train import Scorer
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedPolicy",
     "evaluate",
+    "label",
     "load_config",
     "load_dataset",
     "load_policy",
@@ -56,6 +59,39 @@ def train(config: Config, out: str | Path | None = None, quiet: bool = False) ->
 def resume(path: str | Path, quiet: bool = False) -> RunResult:
     """Continue a run that was stopped or killed; ``worldrl resume``."""
     return run.resume(Path(path), quiet, scorer)
+
+
+def label(
+    unlabelled: str | Path,
+    labelled: str | Path,
+    out: str | Path,
+    settings: LabelSettings | None = None,
+    seed: int = 0,
+    max_episode_steps: int | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> LabelResult:
+    """Infer the actions of action-free trajectories from labelled ones; ``worldrl data label``.
+
+    Args:
+        unlabelled: a ``.hdf5`` or ``.npz`` file that lacks ``actions``, or some rows of them.
+        labelled: any dataset of the same environment.
+        out: a file for the trajectories of both; it must not exist.
+        max_episode_steps: splits episodes of files that mark no timeouts.
+
+    Raises:
+        DataError: a file cannot be read, the two do not fit each other, or ``out`` exists.
+    """
+    return label_file(
+        str(unlabelled),
+        str(labelled),
+        Path(out),
+        settings or LabelSettings(),
+        seed,
+        max_episode_steps,
+        device,
+        quiet,
+    )
 
 
 class LoadedPolicy:

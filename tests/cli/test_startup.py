@@ -29,6 +29,8 @@ sys.exit(code)
         (["--version"], 0),
         (["doctor", "--help"], 0),
         (["data", "--help"], 0),
+        (["data", "label", "--help"], 0),
+        (["data", "label", "x.hdf5", "--with", "y", "--out", "z.hdf5", "--hidden", "a"], 2),
         (["pretrain", "--help"], 0),
         (["train", "--help"], 0),
         (["evaluate", "--help"], 0),

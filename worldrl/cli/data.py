@@ -1,4 +1,4 @@
-"""``worldrl data``: inspect, import, export and collect datasets."""
+"""``worldrl data``: inspect, import, export, collect and label datasets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worldrl.cli.label import label
 from worldrl.cli.output import json_only, print_json, print_table
 from worldrl.errors import DataError
 
@@ -107,6 +108,9 @@ def collect(
         dataset = _collect(env_id, steps, policy, noise, stochastic, seed)
         found = _write(dataset, out)
     _print(found, as_json)
+
+
+app.command("label")(label)
 
 
 def _info(

@@ -23,7 +23,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "doctor": Command("worldrl.cli.doctor:doctor", "Check this machine and this installation."),
-    "data": Command("worldrl.cli.data:app", "Inspect, import, export and collect datasets."),
+    "data": Command("worldrl.cli.data:app", "Inspect, import, export, collect and label datasets."),
     "pretrain": Command("worldrl.cli.pretrain:pretrain", "Learn a world model from a dataset."),
     "train": Command("worldrl.cli.train:train", "Train a policy, in imagination or from the data."),
     "evaluate": Command("worldrl.cli.evaluate:evaluate", "Score a trained policy."),

@@ -7,11 +7,11 @@ a true successor, so that reading the file back gives the same episodes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -21,13 +21,22 @@ from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
 
 
-def export(dataset: Dataset, path: Path) -> None:
+class Extras(NamedTuple):
+    """What a file may hold beside a dataset; reading it as one leaves this out."""
+
+    infos: Mapping[str, NDArray[Any]] = {}
+    """``(N, ...)`` arrays, one row a transition, under ``infos/``."""
+    metadata: Mapping[str, str] = {}
+    """Text under ``metadata/``."""
+
+
+def export(dataset: Dataset, path: Path, extras: Extras | None = None) -> None:
     """Write ``.hdf5``, ``.h5`` or ``.npz``; an existing file is replaced when all is written.
 
     Raises:
         DataError: the suffix names no format, or the file cannot be written.
     """
-    writers: dict[str, Callable[[Dataset, Path], None]] = {
+    writers: dict[str, Callable[[Dataset, Path, Extras], None]] = {
         ".hdf5": _write_hdf5,
         ".h5": _write_hdf5,
         ".npz": _write_npz,
@@ -40,7 +49,7 @@ def export(dataset: Dataset, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer(dataset, temporary)
+        writer(dataset, temporary, extras or Extras())
         os.replace(temporary, path)
     # h5py reports a full disk as RuntimeError when it closes the file
     except (OSError, RuntimeError) as error:
@@ -74,7 +83,7 @@ def _truncated_rows(dataset: Dataset) -> NDArray[np.bool_]:
     return flags
 
 
-def _write_hdf5(dataset: Dataset, path: Path) -> None:
+def _write_hdf5(dataset: Dataset, path: Path, extras: Extras) -> None:
     rows = dataset.transitions()
     arrays: dict[str, NDArray[Any]] = {
         "observations": rows.observation,
@@ -84,6 +93,7 @@ def _write_hdf5(dataset: Dataset, path: Path) -> None:
         "terminals": rows.terminated,
         "timeouts": _truncated_rows(dataset),
         "next_known": rows.next_known,
+        **{f"infos/{key}": array for key, array in extras.infos.items()},
     }
     with h5py.File(path, "w") as file:
         for key, array in arrays.items():
@@ -91,14 +101,20 @@ def _write_hdf5(dataset: Dataset, path: Path) -> None:
             compression = "gzip" if array.dtype == np.uint8 else None
             file.create_dataset(key, data=array, compression=compression)
         for key, text in _notes(dataset).items():
-            # Of fixed length: strings of variable length live in a heap that damage makes costly.
-            encoded = text.encode()
-            file.attrs.create(key, encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
+            file.attrs.create(key, text.encode(), dtype=_fixed(text))
+        for key, text in extras.metadata.items():
+            file.create_dataset(f"metadata/{key}", data=text.encode(), dtype=_fixed(text))
         for key, bound in _bounds(dataset).items():
             file.attrs[key] = bound
 
 
-def _write_npz(dataset: Dataset, path: Path) -> None:
+def _fixed(text: str) -> np.dtype[Any]:
+    """Of fixed length: strings of variable length live in a heap that damage makes costly."""
+    dtype: np.dtype[Any] = h5py.string_dtype("utf-8", max(len(text.encode()), 1))
+    return dtype
+
+
+def _write_npz(dataset: Dataset, path: Path, extras: Extras) -> None:
     rows = dataset.transitions()
     with path.open("wb") as file:
         np.savez(
@@ -113,4 +129,6 @@ def _write_npz(dataset: Dataset, path: Path) -> None:
             allow_pickle=False,
             **_bounds(dataset),
             **{key: np.array(value) for key, value in _notes(dataset).items()},
+            **{f"infos/{key}": array for key, array in extras.infos.items()},
+            **{f"metadata/{key}": np.array(value) for key, value in extras.metadata.items()},
         )

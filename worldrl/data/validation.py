@@ -23,6 +23,7 @@ class Names(NamedTuple):
     truncated: str = "truncated"
     next_observations: str = "next_observations"
     next_known: str = "next_known"
+    action_known: str = "action_known"
 
 
 class Rows(NamedTuple):
@@ -69,22 +70,51 @@ def checked_rows(
                 f"{following.shape[1:]} ({following.dtype}), but '{names.observations}' has "
                 f"{checked.shape[1:]} ({checked.dtype}); both must describe the same observation"
             )
-        _check_length(following, n, names.next_observations, names)
+        check_length(following, n, names.next_observations, names)
     acted = _actions(actions, names)
-    _check_length(acted, n, names.actions, names)
+    check_length(acted, n, names.actions, names)
     rewarded = _finite(_column(rewards, names.rewards, names), names.rewards, names)
-    _check_length(rewarded, n, names.rewards, names)
-    ended = _flags(terminated, names.terminated, names)
-    _check_length(ended, n, names.terminated, names)
+    check_length(rewarded, n, names.rewards, names)
+    ended = flags(terminated, names.terminated, names)
+    check_length(ended, n, names.terminated, names)
     cut, known = (
-        None if flags is None else _flags(flags, key, names)
-        for flags, key in ((truncated, names.truncated), (next_known, names.next_known))
+        None if values is None else flags(values, key, names)
+        for values, key in ((truncated, names.truncated), (next_known, names.next_known))
     )
     if cut is not None:
-        _check_length(cut, n, names.truncated, names)
+        check_length(cut, n, names.truncated, names)
     if known is not None:
-        _check_length(known, n, names.next_known, names)
+        check_length(known, n, names.next_known, names)
     return Rows(checked, acted, rewarded, ended, cut, following, known)
+
+
+def partial_actions(
+    actions: ArrayLike, known: ArrayLike | None, n: int, names: Names
+) -> NDArray[np.float32]:
+    """``(n, A)`` with rows of NaN where the action is unknown.
+
+    It is unknown where the whole row is NaN, or where ``known`` ``(n,)`` says so, whatever the row
+    then holds.
+
+    Raises:
+        DataError: discrete actions, a wrong rank or length, or a row that is known and not finite.
+    """
+    array = _array(actions, names.actions, names)
+    if array.ndim != 2 or array.shape[1] == 0 or (array.dtype.kind in "iu" and array.shape[1] == 1):
+        raise DataError(
+            f"{names.source}: '{names.actions}' has shape {array.shape} ({array.dtype}); actions "
+            "that are partly known must be (rows, size) continuous numbers; leave the key out if "
+            "none is known"
+        )
+    check_length(array, n, names.actions, names)
+    missing = np.asarray(np.isnan(array.astype(np.float64)).all(1))
+    if known is not None:
+        stated = flags(known, names.action_known, names)
+        check_length(stated, n, names.action_known, names)
+        missing |= ~stated
+    result = _finite(np.where(missing[:, None], 0, array), names.actions, names)
+    result[missing] = np.nan
+    return result
 
 
 def checked_bounds(
@@ -184,7 +214,13 @@ def _actions(values: ArrayLike, names: Names) -> NDArray[Any]:
             "be (rows, size) numbers, or (rows,) integers for discrete actions; reshape (rows,) "
             "to (rows, 1)"
         )
-    return _finite(array, names.actions, names)
+    return _finite(
+        array,
+        names.actions,
+        names,
+        "remove that episode, repair the file, or give trajectories that lack their actions new "
+        "ones with `worldrl data label`",
+    )
 
 
 def _column(values: ArrayLike, key: str, names: Names) -> NDArray[Any]:
@@ -198,7 +234,8 @@ def _column(values: ArrayLike, key: str, names: Names) -> NDArray[Any]:
     return array
 
 
-def _flags(values: ArrayLike, key: str, names: Names) -> NDArray[np.bool_]:
+def flags(values: ArrayLike, key: str, names: Names) -> NDArray[np.bool_]:
+    """``(N,)`` or ``(N, 1)`` of true and false, or of 0 and 1, as ``(N,)`` bool."""
     array = _column(values, key, names)
     odd = (array != 0) & (array != 1)
     if odd.any():
@@ -209,7 +246,12 @@ def _flags(values: ArrayLike, key: str, names: Names) -> NDArray[np.bool_]:
     return array.astype(bool)
 
 
-def _finite(array: NDArray[Any], key: str, names: Names) -> NDArray[np.float32]:
+def _finite(
+    array: NDArray[Any],
+    key: str,
+    names: Names,
+    remedy: str = "remove that episode or repair the file",
+) -> NDArray[np.float32]:
     """As float32; refuses what is not finite in it, including float64 values beyond its range."""
     with np.errstate(over="ignore", invalid="ignore"):
         single = np.ascontiguousarray(array, np.float32)
@@ -222,12 +264,13 @@ def _finite(array: NDArray[Any], key: str, names: Names) -> NDArray[np.float32]:
             place = f"row {row}" + (f", column {', '.join(map(str, column))}" if column else "")
             raise DataError(
                 f"{names.source}: '{key}' {place} is {value}; every value must be a finite "
-                "float32 number; remove that episode or repair the file"
+                f"float32 number; {remedy}"
             )
     return single
 
 
-def _check_length(array: NDArray[Any], n: int, key: str, names: Names) -> None:
+def check_length(array: NDArray[Any], n: int, key: str, names: Names) -> None:
+    """Refuse an array with another number of rows than the observations."""
     if len(array) != n:
         raise DataError(
             f"{names.source}: '{key}' has {len(array)} rows but '{names.observations}' has {n}; "

@@ -1,8 +1,9 @@
 """D4RL's HDF5 layout: flat rows under fixed keys, here with optional metadata.
 
 ``observations actions rewards terminals`` are needed; ``timeouts next_observations`` are optional,
-and so is ``next_known``, which worldrl's own files add. ``env_id``, ``behaviour``, ``action_low``
-and ``action_high`` are read from attributes of the root or from the group ``metadata``.
+and so are ``next_known``, which worldrl's own files add, and ``action_known``. ``env_id``,
+``behaviour``, ``action_low`` and ``action_high`` are read from attributes of the root or from the
+group ``metadata``.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.data.dataset import Dataset, Metadata
-from worldrl.data.episodes import assemble
-from worldrl.data.readers.files import file_sha256, one_line, resolved_env_id, text
+from worldrl.data.dataset import Dataset
+from worldrl.data.readers.contents import Contents, dataset_of, label_hint
+from worldrl.data.readers.files import file_sha256, one_line, text
 from worldrl.data.readers.hdf5_heap import heap_is_endless
-from worldrl.data.validation import Names, checked_rows
+from worldrl.data.validation import Names
 from worldrl.errors import DataError, suggestion
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("timeouts", "next_observations", "next_known")
+OPTIONAL = ("timeouts", "next_observations", "next_known", "action_known")
 NOTES = ("env_id", "behaviour", "action_low", "action_high")
+_RENAMED = {"terminals": "terminated", "timeouts": "truncated"}
 _MAX_EXPANSION = 1100  # gzip reaches 1,032; a larger array than that is damage, not data
 _ALWAYS_ALLOWED = 1 << 26  # bytes of an array that was declared and never written (all zeros)
 
@@ -35,12 +37,23 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
         DataError: not a file, not HDF5, truncated, a key is missing or links elsewhere, or the
             rows are not a dataset.
     """
+    return dataset_of(contents(location), env_id, max_episode_steps)
+
+
+def contents(location: str, needs_actions: bool = True) -> Contents:
+    """The arrays and notes of one HDF5 file, as they are.
+
+    Raises:
+        DataError: not a file, not HDF5, truncated, or a key is missing or links elsewhere.
+    """
     path = Path(location)
     if path.is_dir():
         raise DataError(f"{location} is a directory; give the path of one HDF5 file")
     try:
         with h5py.File(path, "r") as file:
-            arrays = {key: _array(file, key, location) for key in REQUIRED}
+            stated = set(file.keys())  # with links that lead nowhere
+            needed = [k for k in REQUIRED if needs_actions or k != "actions" or k in stated]
+            arrays = {key: _array(file, key, location) for key in needed}
             arrays |= {key: _array(file, key, location) for key in OPTIONAL if key in file}
             if heap_is_endless(path):
                 raise DataError(
@@ -58,25 +71,14 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
             f"{location} cannot be read as HDF5: {one_line(error)}; the file may be cut short, "
             "damaged or of another format; fetch or make it again"
         ) from None
-    rows = checked_rows(
-        arrays["observations"],
-        arrays["actions"],
-        arrays["rewards"],
-        arrays["terminals"],
-        arrays.get("timeouts"),
-        arrays.get("next_observations"),
+    return Contents(
+        {_RENAMED.get(key, key): array for key, array in arrays.items()},
         Names(location, terminated="terminals", truncated="timeouts"),
-        arrays.get("next_known"),
-    )
-    name, warnings = resolved_env_id(text(stored["env_id"]), env_id)
-    metadata = Metadata(
-        location, sha256, name, behaviour=text(stored["behaviour"]), warnings=warnings
-    )
-    return assemble(
-        rows,
-        metadata,
-        bounds=(stored["action_low"], stored["action_high"]),
-        max_episode_steps=max_episode_steps,
+        sha256,
+        text(stored["env_id"]),
+        text(stored["behaviour"]),
+        stored["action_low"],
+        stored["action_high"],
     )
 
 
@@ -87,7 +89,7 @@ def _array(file: h5py.File, key: str, location: str) -> NDArray[Any]:
         if link is None:
             raise DataError(
                 f"{location} has no key '{key}'{suggestion(key, file.keys())}; a dataset needs "
-                f"{', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL)}"
+                f"{', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL)}{label_hint(key)}"
             )
     if isinstance(file.get(key, getlink=True), h5py.ExternalLink | h5py.SoftLink):
         raise DataError(

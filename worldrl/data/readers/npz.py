@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.data.dataset import Dataset, Metadata
-from worldrl.data.episodes import assemble
-from worldrl.data.readers.files import file_sha256, one_line, resolved_env_id, text
-from worldrl.data.validation import Names, checked_rows
+from worldrl.data.dataset import Dataset
+from worldrl.data.readers.contents import Contents, dataset_of, label_hint
+from worldrl.data.readers.files import file_sha256, one_line, text
+from worldrl.data.validation import Names
 from worldrl.errors import DataError, suggestion
 
 REQUIRED = ("observations", "actions", "rewards", "terminated")
-OPTIONAL = ("truncated", "next_observations", "next_known")
+OPTIONAL = ("truncated", "next_observations", "next_known", "action_known")
 NOTES = ("env_id", "behaviour", "action_low", "action_high")
 ALIASES = {"terminated": "terminals", "truncated": "timeouts"}
 
@@ -30,37 +30,32 @@ def read(location: str, *, env_id: str | None, max_episode_steps: int | None) ->
     Raises:
         DataError: not a NumPy archive, damaged, a key is missing, or the rows are not a dataset.
     """
+    return dataset_of(contents(location), env_id, max_episode_steps)
+
+
+def contents(location: str, needs_actions: bool = True) -> Contents:
+    """The arrays and notes of one ``.npz`` file, as they are.
+
+    Raises:
+        DataError: not a NumPy archive, damaged, or a key is missing.
+    """
     path = Path(location)
     arrays, keys = _arrays(path, location)
     for name in REQUIRED:
-        if name not in arrays:
+        if name not in arrays and (needs_actions or name != "actions"):
             raise DataError(
                 f"{location} has no key '{name}'{suggestion(name, keys)}; a dataset needs "
                 f"{', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL + NOTES)}"
+                f"{label_hint(name)}"
             )
-    rows = checked_rows(
-        arrays["observations"],
-        arrays["actions"],
-        arrays["rewards"],
-        arrays["terminated"],
-        arrays.get("truncated"),
-        arrays.get("next_observations"),
+    return Contents(
+        {name: array for name, array in arrays.items() if name not in NOTES},
         Names(location),
-        arrays.get("next_known"),
-    )
-    environment, warnings = resolved_env_id(_string(arrays, "env_id"), env_id)
-    metadata = Metadata(
-        location,
         file_sha256(path),
-        environment,
-        behaviour=_string(arrays, "behaviour"),
-        warnings=warnings,
-    )
-    return assemble(
-        rows,
-        metadata,
-        bounds=(arrays.get("action_low"), arrays.get("action_high")),
-        max_episode_steps=max_episode_steps,
+        _string(arrays, "env_id"),
+        _string(arrays, "behaviour"),
+        arrays.get("action_low"),
+        arrays.get("action_high"),
     )
 
 
