@@ -17,11 +17,10 @@ from torch import Tensor
 
 from worldrl.config.schema import StopKind
 from worldrl.imagination.setup import Ends
-from worldrl.models.ensemble import Ensemble
 from worldrl.models.world import World
 from worldrl.random import draw
 from worldrl.rows import pack, unpack
-from worldrl.types import Parameters, Penalty, Transitions
+from worldrl.types import DynamicsModel, Parameters, Penalty, Transitions
 
 #: Rows that one model call works on, over all members: their activations then stay in cache.
 CPU_CHUNK = 2048
@@ -299,7 +298,7 @@ class Tally:
 
 @torch.no_grad()
 def penalty_quantile(
-    ensemble: Ensemble,
+    ensemble: DynamicsModel,
     penalty: Penalty,
     observation: Tensor,
     action: Tensor,
