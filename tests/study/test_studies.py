@@ -142,7 +142,9 @@ def test_criteria_tell_collapse_from_success() -> None:
 @pytest.mark.slow
 def test_base_overestimates_and_the_patch_does_not(tmp_path: Path) -> None:
     found = edge_of_reach.edge_of_reach(1, 6_000, 0, tmp_path / "study", quiet=True).record
-    met = {name: row["met"] for name, row in found["criteria"].items()}
-    assert met["base overestimates"], found["criteria"]
-    assert found["criteria"]["patch values"]["found"][0] < 1.2
-    assert met["patch return"], found["criteria"]
+    criteria = found["criteria"]
+    assert criteria["base overestimates"]["met"], criteria
+    # It learns more slowly than base runs away: its values come from below.
+    assert criteria["patch values"]["found"][0] < 1.2
+    base, patch = (found["curves"][name]["ends_beyond_reach"][-1][0] for name in ("base", "patch"))
+    assert patch <= base
