@@ -57,13 +57,14 @@ class Ensemble(NamedTuple):
     targets: Standardizer  # of (delta observation, reward), D = S + 1; identity for raw targets
     elites: Tensor  # (P, E) int64
 
+    @property
+    def num_members(self) -> int:
+        """N."""
+        return self.parameters["weight.0"].shape[1]
+
     def predict(self, observation: Tensor, action: Tensor) -> Prediction:
         """``(P, R, S), (P, R, A) -> Prediction`` of every member; deterministic."""
         return self.predict_each(observation[:, None], action[:, None])
-
-    def predict_elites(self, observation: Tensor, action: Tensor) -> Prediction:
-        """As :meth:`predict`, of the elites alone and in their order: N is E."""
-        return self.of_elites().predict(observation, action)
 
     def predict_each(self, observation: Tensor, action: Tensor) -> Prediction:
         """Every member on rows of its own: ``(P, N, R, S), (P, N, R, A) -> Prediction``."""

@@ -1,15 +1,14 @@
-"""A world to imagine in: the dynamics ensemble and where episodes end."""
+"""A world to imagine in: the dynamics and where episodes end."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from worldrl.models.ensemble import Ensemble
-from worldrl.types import Parameters
+from worldrl.types import DynamicsModel, Parameters
 
 
 class World(NamedTuple):
-    """A pytree of tensors with the leading population axis."""
+    """With a leading population axis; a learned one is a pytree of tensors."""
 
-    ensemble: Ensemble
+    ensemble: DynamicsModel
     terminator: Parameters  # of the learned termination head; empty with a formula

@@ -1,5 +1,5 @@
-"""Imports run one way: cli, then sweep and report, training, the three that meet in types, models
-and planners, data, config, and the plain modules at the bottom."""
+"""Imports run one way: cli, then study, sweep and report, training, the three that meet in types,
+models and planners, data, config, and the plain modules at the bottom."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("api",),
+    ("study",),
     ("sweep", "report"),
     ("training",),
     ("imagination", "learners", "evaluation"),

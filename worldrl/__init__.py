@@ -16,6 +16,8 @@ __all__ = [
     "load_policy",
     "pretrain",
     "resume",
+    "study_edge_of_reach",
+    "study_true_dynamics",
     "train",
 ]
 

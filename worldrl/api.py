@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from worldrl.types import Policy
 if TYPE_CHECKING:
     from worldrl.envs import Scoring
     from worldrl.evaluation.result import Result
+    from worldrl.study.directory import Result as StudyResult
 
 __all__ = [
     "LoadedPolicy",
@@ -38,6 +41,8 @@ __all__ = [
     "load_policy",
     "pretrain",
     "resume",
+    "study_edge_of_reach",
+    "study_true_dynamics",
     "train",
 ]
 
@@ -202,6 +207,44 @@ def evaluate(
         stopped_by_guard=policy.stopped_by_guard,
         shared_model=policy.shared_model,
     )
+
+
+def study_edge_of_reach(
+    seeds: int = 3,
+    updates: int = 20_000,
+    seed: int = 0,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> StudyResult:
+    """What rollouts leave out, in a world whose values are known; ``worldrl study edge-of-reach``.
+
+    Raises:
+        RunError: ``out`` holds something already.
+    """
+    from worldrl.study.edge_of_reach import edge_of_reach
+
+    return edge_of_reach(seeds, updates, seed, None if out is None else Path(out), quiet)
+
+
+def study_true_dynamics(
+    env_id: str,
+    configs: Mapping[str, TrainConfig],
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> StudyResult:
+    """A simulator as the model; ``worldrl study true-dynamics``.
+
+    Args:
+        configs: by arm, from :func:`worldrl.study.true_settings.arm_configs`.
+
+    Raises:
+        WorldRLError: the data, the environment or the directory does not do.
+    """
+    from worldrl.envs import make
+    from worldrl.study.true_dynamics import true_dynamics
+
+    path = None if out is None else Path(out)
+    return true_dynamics(env_id, configs, partial(make, env_id), scorer, path, quiet)
 
 
 def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:

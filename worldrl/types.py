@@ -58,7 +58,12 @@ class Prediction(NamedTuple):
 
 
 class DynamicsModel(Protocol):
-    """A learned one-step world with an ensemble of members."""
+    """A one-step world with an ensemble of members."""
+
+    @property
+    def num_members(self) -> int:
+        """N."""
+        ...
 
     @property
     def elites(self) -> Tensor:
@@ -69,8 +74,12 @@ class DynamicsModel(Protocol):
         """``(P, R, S), (P, R, A) -> Prediction``; deterministic."""
         ...
 
-    def predict_elites(self, observation: Tensor, action: Tensor) -> Prediction:
-        """As :meth:`predict`, of the elites alone: N is E."""
+    def predict_each(self, observation: Tensor, action: Tensor) -> Prediction:
+        """Every member on rows of its own: ``(P, N, R, S), (P, N, R, A) -> Prediction``."""
+        ...
+
+    def of_elites(self) -> DynamicsModel:
+        """The elites alone, in their order: N is E."""
         ...
 
 

@@ -343,7 +343,7 @@ def test_elites_predict_alone_as_among_all():
     )
     assert len(elites) == P
     rows = torch.randn(P, 5, S), torch.randn(P, 5, A)
-    everyone, found = ensemble.predict(*rows), ensemble.predict_elites(*rows)
+    everyone, found = ensemble.predict(*rows), ensemble.of_elites().predict(*rows)
     for whole, part in zip(everyone, found, strict=True):
         assert part.shape == (P, 2, 5, S + 1)
         for seed in range(P):

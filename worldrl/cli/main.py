@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command("worldrl.cli.train:train", "Train a policy, in imagination or from the data."),
     "evaluate": Command("worldrl.cli.evaluate:evaluate", "Score a trained policy."),
     "resume": Command("worldrl.cli.resume:resume", "Continue a run that was stopped."),
+    "study": Command("worldrl.cli.study:app", "Run an experiment that explains a method."),
     "config": Command("worldrl.cli.config:app", "List recipes and show what they would run."),
 }
 

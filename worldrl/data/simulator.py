@@ -25,7 +25,7 @@ SetState = Callable[[NDArray[Any]], bool]
 
 _TOLERANCE = 1e-3  # of the spread of one-step changes; float32 rounding reaches 4e-5
 _AGREES = 0.95  # of the rows
-_VELOCITY_CLIP = 10.0  # gymnasium's Hopper and Walker2d observe velocities clipped to it
+VELOCITY_CLIP = 10.0  # gymnasium's Hopper and Walker2d observe velocities clipped to it
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def check_agreement(
         chosen = candidates[
             np.linspace(0, len(candidates) - 1, min(rows, len(candidates))).astype(int)
         ]
-        set_state = _state_setter(bare, data.observation[chosen])
+        set_state = state_setter(bare, data.observation[chosen])
         if set_state is None:
             return Agreement(
                 None,
@@ -167,7 +167,7 @@ def _check_spaces(dataset: Dataset, environment: gymnasium.Env[Any, Any]) -> Non
             )
 
 
-def _state_setter(bare: gymnasium.Env[Any, Any], observations: NDArray[Any]) -> SetState | None:
+def state_setter(bare: gymnasium.Env[Any, Any], observations: NDArray[Any]) -> SetState | None:
     """How to set the state, proved by setting it and observing."""
     attempts = [_mujoco_setter(bare, hidden) for hidden in (0, 1, 2)]
     for attempt in (*attempts, _classic_setter(bare)):
@@ -189,7 +189,7 @@ def _mujoco_setter(bare: Any, hidden: int) -> SetState | None:
     def set_state(observation: NDArray[Any]) -> bool:
         state = np.concatenate([np.zeros(hidden), observation[:size]])
         velocity = state[positions:]
-        if (np.abs(velocity) == _VELOCITY_CLIP).any():
+        if (np.abs(velocity) == VELOCITY_CLIP).any():
             return False  # clipped: the true velocity is unknown
         bare.set_state(state[:positions], velocity)
         return bool(np.allclose(bare._get_obs()[:size], observation[:size], rtol=1e-6, atol=1e-6))

@@ -22,6 +22,7 @@ from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
 from worldrl.imagination.rollout import Bounds
 from worldrl.imagination.setup import Ends, Setup
 from worldrl.models.ensemble import (
+    Ensemble,
     changes,
     forward,
     gaussian_loss,
@@ -98,7 +99,7 @@ class AdversarialRollouts:
         self._settings, self._branched, self._step = settings, branched, step
         self._log, self._known, self._weight = log, known, weight
         world = branched.rollouts.world
-        own = {name: value.clone() for name, value in world.ensemble.parameters.items()}
+        own = {name: value.clone() for name, value in ensemble_of(world).parameters.items()}
         self._world = with_parameters(world, own)
         self._adam = adam_init(own)
         picked = draw(
@@ -115,7 +116,7 @@ class AdversarialRollouts:
         """The model and the moments of its optimiser."""
         adam = self._adam
         parts = {
-            "model": self._world.ensemble.parameters,
+            "model": ensemble_of(self._world).parameters,
             "adam.first": adam.first,
             "adam.second": adam.second,
             "adam": {"steps": adam.steps},
@@ -188,7 +189,7 @@ class AdversarialRollouts:
     def sources(self, learner: LearnerState) -> Parameters:
         """The policy and the model."""
         policy = self._branched.sources(learner)
-        model = self._world.ensemble.parameters
+        model = ensemble_of(self._world).parameters
         return {f"policy/{name}": value for name, value in policy.items()} | {
             f"model/{name}": value for name, value in model.items()
         }
@@ -252,7 +253,8 @@ def adversarial_step(
         weight: Tensor,  # (P,)
         bounds: Bounds,
     ) -> Adversarial:
-        parameters, policy = world.ensemble.parameters, learner.policy_parameters(state)
+        ensemble = ensemble_of(world)
+        parameters, policy = ensemble.parameters, learner.policy_parameters(state)
         again = (fresh[:, None] | live.ended)[..., None]
         observation = torch.where(again, log.observation[draws.start], live.observation)
         action = learner.act(policy, observation, draws.action)
@@ -264,8 +266,8 @@ def adversarial_step(
             likelihood, _ = gaussian_loss(
                 parameters, inputs, targets, settings.log_variance_bound_weight
             )
-            changed = world.ensemble._replace(parameters=parameters)
-            prediction = changed.predict_elites(observation, action)
+            changed = ensemble._replace(parameters=parameters)
+            prediction = changed.of_elites().predict(observation, action)
             said = sampled(prediction, draws.elite, draws.model).detach()
             following, reward = said[..., :-1].clamp(bounds.low, bounds.high), said[..., -1]
             ended = ends(world.terminator, observation, action, following)
@@ -308,14 +310,15 @@ def logged_error(world: World, batch: Transitions) -> Tensor:
     """Mean squared error ``(P,)`` of the elites' mean predictions on logged rows ``(P, n, ...)``,
     in the model's units."""
     inputs, targets = model_batch(world, batch)
-    mean, _ = forward(world.ensemble.of_elites().parameters, inputs)
+    mean, _ = forward(ensemble_of(world).of_elites().parameters, inputs)
     return (mean - targets).square().mean((1, 2, 3))
 
 
 def model_batch(world: World, batch: Transitions) -> tuple[Tensor, Tensor]:
     """Standardised inputs and targets of ``(P, R)`` transitions for all members, ``(P, 1, R, ...)``
     each."""
-    inputs, targets = world.ensemble.inputs, world.ensemble.targets
+    ensemble = ensemble_of(world)
+    inputs, targets = ensemble.inputs, ensemble.targets
     scaled = (changes(batch) - targets.mean[:, None]) / targets.scale[:, None]
     return standardize(inputs, batch.observation, batch.action)[:, None], scaled[:, None]
 
@@ -327,4 +330,10 @@ def rows_of(log: Transitions, rows: Tensor) -> Transitions:
 
 def with_parameters(world: World, parameters: Parameters) -> World:
     """The same world with other weights in its ensemble."""
-    return world._replace(ensemble=world.ensemble._replace(parameters=parameters))
+    return world._replace(ensemble=ensemble_of(world)._replace(parameters=parameters))
+
+
+def ensemble_of(world: World) -> Ensemble:
+    """The ensemble of a learned world: no other can be turned against a policy."""
+    assert isinstance(world.ensemble, Ensemble)
+    return world.ensemble

@@ -100,7 +100,7 @@ def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imaginat
             steps_left=steps_left,
             elite=settings.elite,
             grouped=grouped,
-            networks=1 if grouped else world.ensemble.parameters["weight.0"].shape[1],
+            networks=1 if grouped else world.ensemble.num_members,
         )
         found.append(BranchedRollouts(rollouts, settings.most_rows(population), setup.learner))
     return found

@@ -19,11 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from worldrl.config.schema import StopKind
 from worldrl.imagination.setup import Ends
-from worldrl.models.ensemble import Ensemble
 from worldrl.models.world import World
 from worldrl.random import draw, generator
 from worldrl.rows import pack, unpack
-from worldrl.types import Parameters, Penalty, Sampled, Transitions
+from worldrl.types import DynamicsModel, Parameters, Penalty, Sampled, Transitions
 
 #: Rows that one model call works on, over all members: their activations then stay in cache.
 CPU_CHUNK = 2048
@@ -502,7 +501,7 @@ class Tally:
 
 @torch.no_grad()
 def measured(
-    ensemble: Ensemble,
+    ensemble: DynamicsModel,
     penalty: Penalty,
     observation: Tensor,
     action: Tensor,
@@ -523,7 +522,7 @@ def measured(
     choice = draw(seeds, "measure.elite", 0, _integers(rows, ensemble.elites.shape[1]), device)
     noise = draw(seeds, "measure.model", 0, _normals(rows, len(spread)), device)
     elite = ensemble.elites.gather(1, choice)
-    networks = ensemble.parameters["weight.0"].shape[1]
+    networks = ensemble.num_members
     chunk = chunk_rows(rows, members, device, networks)
     values = []
     for first in range(0, rows, chunk):

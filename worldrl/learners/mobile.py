@@ -117,7 +117,7 @@ class MOBILE:
             noise: ``(P, K, R, S)``.
             action_noise: ``(P, K, R, A)``.
         """
-        mean, std = (part[..., :-1] for part in model.predict_elites(observation, action))
+        mean, std = (part[..., :-1] for part in model.of_elites().predict(observation, action))
         elites, (members, samples, rows, _) = mean.shape[1], noise.shape
 
         def for_elites(draws: Tensor) -> Tensor:

@@ -130,6 +130,7 @@ def of_seeds(model: WorldModel, seeds: Sequence[int], where: str) -> WorldModel:
 def members(world: World, chosen: Sequence[int]) -> World:
     """The world of the members of these numbers."""
     ensemble = world.ensemble
+    assert isinstance(ensemble, Ensemble)
 
     def cut(parameters: Parameters) -> Parameters:
         return {name: value[list(chosen)] for name, value in parameters.items()}

@@ -1,0 +1,1 @@
+"""Experiments that explain a method: a known world in place of a learned one."""

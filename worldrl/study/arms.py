@@ -1,0 +1,74 @@
+"""Training one arm of a study and measuring it on the way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from worldrl.config.schema import TrainConfig
+from worldrl.training.compilation import should_compile
+from worldrl.training.logged import Logged
+from worldrl.training.policy import PolicyStage, check_buffers
+from worldrl.types import Imagination, Learner
+
+#: Updates, of all groups, from which compiling repays: networks here are small, so that an update
+#: that is not compiled is mostly overhead.
+UPDATES_WORTH_COMPILING = 5_000
+
+#: What is measured of the policies, one value a member.
+Measured = Mapping[str, Sequence[float]]
+
+
+class Curve(NamedTuple):
+    """Numbers of one arm as it learned."""
+
+    updates: list[int]
+    values: dict[str, list[list[float]]]  # name -> (points, P)
+    seconds: float
+
+    def last(self, name: str) -> list[float]:
+        """``(P,)`` at the end."""
+        return self.values[name][-1]
+
+
+def never_ends(terminator: Any, observation: Any, action: Any, next_observation: Any) -> Any:
+    """No episode ends."""
+    return observation.new_zeros(observation.shape[:-1], dtype=bool)
+
+
+def train_arm(
+    name: str,
+    config: TrainConfig,
+    learner: Learner,
+    groups: Sequence[Sequence[int]],
+    logged: Logged,
+    imaginations: Sequence[Imagination],
+    measure: Callable[[PolicyStage], Measured],
+    points: int,
+    quiet: bool = False,
+) -> tuple[PolicyStage, Curve]:
+    """Learn to the end; measured before the first update and ``points`` times after."""
+    check_buffers(config.imagination, config.population, logged)
+    started = time.monotonic()
+    calls = config.num_updates * len(groups)
+    device = logged.rows.device
+    compile_update = should_compile(config.compile, calls, UPDATES_WORTH_COMPILING, device)
+    stage = PolicyStage(config, learner, groups, logged, imaginations, compile_update)
+    curve = Curve([], {}, 0.0)
+
+    def look() -> None:
+        found = dict(measure(stage))
+        curve.updates.append(stage.step)
+        for key, value in found.items():
+            curve.values.setdefault(key, []).append(list(value))
+        if not quiet:
+            line = "  ".join(f"{key} {sum(v) / len(v):.4g}" for key, v in found.items())
+            print(f"{name}: update {stage.step:,}  {line}", file=sys.stderr)
+
+    look()
+    for point in range(1, points + 1):
+        stage.advance(round(config.num_updates * point / points), lambda: False)
+        look()
+    return stage, curve._replace(seconds=time.monotonic() - started)

@@ -1,0 +1,453 @@
+"""The edge-of-reach study (Sims et al. 2024, arXiv 2402.12527) in a world without model error.
+
+Rollouts of k steps from the data visit states at step k that no earlier step can reach. They occur
+in targets as next states and never as states, so their values are never corrected, and what is
+wrong there flows back. Three arms learn in the true dynamics of :mod:`worldrl.study.point`, where a
+penalty for model error has nothing to penalise:
+
+* ``base``: SAC with 2 critics;
+* ``patch``: the same, with the returns that are truly earned as the values of those states;
+* ``ravl``: the least of 10 critics instead of the patch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from worldrl.config.learners import SACSettings
+from worldrl.config.schema import (
+    BranchedSettings,
+    DatasetSettings,
+    GuardSettings,
+    PenaltySettings,
+    TrainConfig,
+)
+from worldrl.imagination import IMAGINATIONS
+from worldrl.imagination.setup import Setup
+from worldrl.learners.sac import SAC
+from worldrl.models.world import World
+from worldrl.random import draw
+from worldrl.report.page import Section
+from worldrl.report.svg import Line, Map, line_chart, plane_map
+from worldrl.study import point
+from worldrl.study.arms import Curve, never_ends, train_arm
+from worldrl.study.directory import Result, new_directory, write_study
+from worldrl.study.oracle import PatchedRollouts
+from worldrl.training.environment import set_determinism, settings_restored
+from worldrl.training.logged import Logged, logged
+from worldrl.training.policy import PolicyStage
+from worldrl.types import Imagination
+
+HORIZON = 10  # steps of a rollout
+POINTS = 20  # measurements of an arm
+HALF_WIDTH = 1.6  # of the maps: the rollouts' farthest corner is at 1.5
+CELLS = 41
+ENDPOINTS = 200  # rollouts whose ends are drawn
+
+#: What all arms have. Values are plain discounted returns, so that they can be held against the
+#: truth: the entropy is no part of them. Rates are high because the networks are small.
+LEARNER: dict[str, Any] = {
+    "kind": "sac",
+    "hidden": (64, 64),
+    "standardize": True,
+    "discount": 0.99,
+    "critic_learning_rate": 3e-3,
+    "actor_learning_rate": 3e-3,
+    "temperature_learning_rate": 3e-3,
+    "initial_temperature": 0.1,
+    "target_rate": 0.05,
+    "entropy_in_target": False,
+    "actor_schedule": "constant",
+}
+#: RAVL's critics. Sims et al. also turn their slopes apart (EDAC's diversity term, weight 1).
+RAVL: dict[str, Any] = {"num_critics": 10, "init": "edac"}
+
+
+class Arm(NamedTuple):
+    """One way to learn."""
+
+    title: str
+    learner: dict[str, Any]  # settings beside LEARNER
+    patched: bool = False
+
+
+ARMS: dict[str, Arm] = {
+    "base": Arm("base: 2 critics", {}),
+    "patch": Arm("true values beyond reach", {}, patched=True),
+    "ravl": Arm("RAVL: 10 critics", RAVL),
+}
+
+
+class Finished(NamedTuple):
+    """An arm that has learned."""
+
+    curve: Curve
+    values: Tensor  # (CELLS, CELLS) of the first member, rows from below
+    endpoints: Tensor  # (ENDPOINTS, 2) of the first member's rollouts
+
+
+def edge_of_reach(
+    seeds: int = 3,
+    updates: int = 20_000,
+    seed: int = 0,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Train all arms, hold them against the truth, and write numbers, figures and a page.
+
+    Args:
+        seeds: members of each arm.
+        updates: of every member.
+        seed: of the first member; the others follow.
+
+    Raises:
+        RunError: ``out`` holds something already.
+    """
+    path = new_directory("edge-of-reach", out)
+    config = train_config(ARMS["base"], seeds, updates, seed)
+    with settings_restored():
+        set_determinism(config.threads)
+        data = logged(point.logged_dataset(seed), torch.device("cpu"))
+        finished = {name: run_arm(name, seeds, updates, seed, data, quiet) for name in ARMS}
+    record = {
+        "study": "edge-of-reach",
+        "seeds": [seed + member for member in range(seeds)],
+        "updates": updates,
+        "settings": {
+            name: train_config(arm, seeds, updates, seed).model_dump(mode="json")
+            for name, arm in ARMS.items()
+        },
+        "true_value": point.best_value(config_discount()),
+        "best_return": best_return(seed),
+        "seconds": {name: arm.curve.seconds for name, arm in finished.items()},
+        "curves": {
+            name: {"updates": arm.curve.updates, **arm.curve.values}
+            for name, arm in finished.items()
+        },
+        "criteria": criteria({name: arm.curve for name, arm in finished.items()}, seed),
+    }
+    figures = draw_figures(finished, record)
+    sections = write_up(record, figures)
+    write_study(path, record, "The edge-of-reach study", sections, figures)
+    if not quiet:
+        print(f"study: written to {path}", file=sys.stderr)
+    return Result(path, record)
+
+
+def config_discount() -> float:
+    """The discount of all arms."""
+    return float(LEARNER["discount"])
+
+
+def train_config(arm: Arm, seeds: int, updates: int, seed: int) -> TrainConfig:
+    """The settings of an arm. The guards would stop what the study is to show."""
+    every = min(250, updates)
+    return TrainConfig(
+        dataset=DatasetSettings(source="point"),
+        imagination=BranchedSettings(
+            horizon=HORIZON,
+            penalty=PenaltySettings(kind="none"),
+            batch_size=1_000,
+            every=every,
+            retain=1,
+            clip_range=None,
+        ),
+        learner=learner_settings(arm),
+        num_updates=updates,
+        seed=seed,
+        population=seeds,
+        device="cpu",
+        threads=1,
+        guard=GuardSettings(enabled=False),
+    )
+
+
+def learner_settings(arm: Arm) -> SACSettings:
+    """The settings of an arm's learner."""
+    return TypeAdapter(SACSettings).validate_python({**LEARNER, **arm.learner})
+
+
+def run_arm(name: str, seeds: int, updates: int, seed: int, data: Logged, quiet: bool) -> Finished:
+    """Train one arm's population."""
+    arm = ARMS[name]
+    config = train_config(arm, seeds, updates, seed)
+    learner = SAC(learner_settings(arm), data.observation_size, data.action_size, updates)
+    groups = [[seed + member] for member in range(seeds)]
+    imaginations = rollouts(config, learner, groups, data)
+    if arm.patched:
+        imaginations = [
+            PatchedRollouts(
+                own,
+                point.point_world(len(group)),
+                learner,
+                beyond_reach,
+                config_discount(),
+                tuple(group),
+                data.observation_size,
+                data.action_size,
+            )
+            for own, group in zip(imaginations, groups, strict=True)
+        ]
+    starts = evaluation_starts(seed)
+
+    def measure(stage: PolicyStage) -> dict[str, list[float]]:
+        parts = [
+            measured(learner, group.state, group.seeds, starts, group.step)
+            for group in stage.groups
+        ]
+        return {key: [v for part in parts for v in part[key].tolist()] for key in parts[0]}
+
+    stage, curve = train_arm(
+        name, config, learner, groups, data, imaginations, measure, min(POINTS, updates), quiet
+    )
+    first = stage.groups[0]
+    return Finished(
+        curve,
+        value(learner, first.state, plane()[None])[0].amin(0).reshape(CELLS, CELLS),
+        rollout_ends(learner, first.state, first.seeds, starts, updates)[0, :ENDPOINTS],
+    )
+
+
+def rollouts(
+    config: TrainConfig, learner: SAC, groups: Sequence[Sequence[int]], data: Logged
+) -> list[Imagination]:
+    """Branched rollouts in the true world."""
+    worlds = [World(point.point_world(len(group)), {}) for group in groups]
+    setup = Setup(
+        groups,
+        learner,
+        worlds,
+        never_ends,
+        data.log,
+        config.num_updates,
+        lambda step, calls: step,  # a few calls a second: compiling would not repay
+    )
+    return IMAGINATIONS["branched"](config.imagination, setup)
+
+
+def beyond_reach(state: Tensor) -> Tensor:
+    """``(..., 2) -> (...)`` bool: only the last step of a rollout can arrive here."""
+    return ~point.reachable(state, HORIZON - 1)
+
+
+def plane() -> Tensor:
+    """``(CELLS * CELLS, 2)``, rows from below."""
+    axis = torch.linspace(-HALF_WIDTH, HALF_WIDTH, CELLS)
+    up, across = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([across, up], -1).reshape(-1, 2)
+
+
+def evaluation_starts(seed: int) -> Tensor:
+    """``(256, 2)`` states of the disc that episodes start from."""
+    return point.disc(256, seed, "study.starts")
+
+
+def best_return(seed: int) -> float:
+    """Mean return of the best policy from :func:`evaluation_starts`."""
+    return float(point.best_return(evaluation_starts(seed), point.EPISODE).mean())
+
+
+@torch.no_grad()
+def value(learner: SAC, state: Any, observation: Tensor) -> Tensor:
+    """``(P, B, S) -> (P, M, B)``: what every critic makes of the policy's own action."""
+    action = learner.act(learner.policy_parameters(state), observation, None)
+    return learner.critics.values(state["critic"], state["support"], observation, action)
+
+
+@torch.no_grad()
+def measured(
+    learner: SAC, state: Any, seeds: Sequence[int], starts: Tensor, update: int
+) -> dict[str, Tensor]:
+    """Everything that is recorded of a group, each ``(P,)``."""
+    grid = plane()
+    inside = grid[point.reachable(grid, HORIZON - 1)]
+    edge = grid[point.reachable(grid, HORIZON) & beyond_reach(grid)]
+    policy = learner.policy_parameters(state)
+    members = len(seeds)
+    at, total = starts.expand(members, -1, -1), torch.zeros(members, len(starts))
+    for _ in range(point.EPISODE):
+        at = point.step(at, learner.act(policy, at, None))
+        total = total + point.reward(at)
+    found = {"return": total.mean(1)}
+    for name, states in ("inside", inside), ("edge", edge):
+        values = value(learner, state, states.expand(members, -1, -1))
+        least = values.amin(1)
+        found[f"max_abs_q_{name}"] = least.abs().amax(1)
+        found[f"critic_spread_{name}"] = values.std(1).mean(1)
+        found[f"critic_penalty_{name}"] = (values.mean(1) - least).mean(1)
+    ends = rollout_ends(learner, state, seeds, starts, update)
+    found["ends_beyond_reach"] = beyond_reach(ends).float().mean(1)
+    return found
+
+
+@torch.no_grad()
+def rollout_ends(
+    learner: SAC, state: Any, seeds: Sequence[int], starts: Tensor, update: int
+) -> Tensor:
+    """Where rollouts of the sampling policy end, ``(P, B, 2)``."""
+    policy, at = learner.policy_parameters(state), starts.expand(len(seeds), -1, -1)
+
+    def normals(generator: torch.Generator) -> Tensor:
+        return torch.randn(starts.shape, generator=generator)
+
+    for ahead in range(HORIZON):
+        noise = draw(seeds, f"study.end.{ahead}", update, normals)
+        at = point.step(at, learner.act(policy, at, noise))
+    return at
+
+
+def criteria(curves: Mapping[str, Curve], seed: int) -> dict[str, dict[str, Any]]:
+    """What was expected, what was found in every member, and whether all did as expected."""
+    true, best = point.best_value(config_discount()), best_return(seed)
+
+    def of(name: str, quantity: str, unit: float) -> list[float]:
+        return [number / unit for number in curves[name].last(quantity)]
+
+    found: dict[str, dict[str, Any]] = {}
+
+    def state(name: str, expected: str, values: list[float], met: list[bool]) -> None:
+        found[name] = {"expected": expected, "found": values, "met": all(met)}
+
+    blown = of("base", "max_abs_q_inside", true)
+    # Written so that NaN, a run that left all numbers behind, is an overestimate and no success.
+    state(
+        "base overestimates",
+        "max |Q| more than 10 times the largest true value",
+        blown,
+        [not share <= 10 for share in blown],
+    )
+    for name in ("patch", "ravl"):
+        shares = of(name, "max_abs_q_inside", true)
+        state(
+            f"{name} values",
+            "max |Q| within 20 % of the largest true value",
+            shares,
+            [abs(share - 1) <= 0.2 for share in shares],
+        )
+        returns = of(name, "return", best)
+        state(
+            f"{name} return",
+            "return within 10 % of the best",
+            returns,
+            [share >= 0.9 for share in returns],
+        )
+    edge, inside = (
+        curves["ravl"].last("critic_spread_edge"),
+        curves["ravl"].last("critic_spread_inside"),
+    )
+    ratios = [a / b for a, b in zip(edge, inside, strict=True)]
+    state(
+        "ravl spread",
+        "critics disagree more on the edge than inside",
+        ratios,
+        [ratio > 1 for ratio in ratios],
+    )
+    return found
+
+
+def draw_figures(finished: Mapping[str, Finished], record: Mapping[str, Any]) -> dict[str, str]:
+    """SVG text by file name."""
+
+    def lines(quantity: str) -> list[Line]:
+        return [
+            Line(ARMS[name].title, arm.curve.updates, arm.curve.values[quantity])
+            for name, arm in finished.items()
+        ]
+
+    true, best = record["true_value"], record["best_return"]
+    figures = {
+        "return": line_chart(
+            "Return of 30 steps", "updates", "return", lines("return"), reference=("best", best)
+        ),
+        "values": line_chart(
+            "Largest |Q| inside reach", "updates", "max |Q|", lines("max_abs_q_inside"),
+            log=True, reference=("largest true value", true),
+        ),
+        "values-edge": line_chart(
+            "Largest |Q| on the edge", "updates", "max |Q|", lines("max_abs_q_edge"),
+            log=True, reference=("largest true value", true),
+        ),
+        "spread-inside": line_chart(
+            "Deviation of the critics, inside reach", "updates", "deviation",
+            lines("critic_spread_inside"), log=True,
+        ),
+        "spread-edge": line_chart(
+            "Deviation of the critics, on the edge", "updates", "deviation",
+            lines("critic_spread_edge"), log=True,
+        ),
+        "ends": line_chart(
+            "Rollouts that end beyond reach", "updates", "share", lines("ends_beyond_reach")
+        ),
+    }  # fmt: skip
+    outlines = [point.outline(steps) for steps in (0, HORIZON - 1, HORIZON)]
+    for name, arm in finished.items():
+        known = arm.values[arm.values.isfinite()]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        ends = [(float(x), float(y)) for x, y in arm.endpoints.tolist()]
+        drawn = Map(ARMS[name].title, HALF_WIDTH, arm.values.tolist(), outlines, ends)
+        figures[f"map-{name}"] = plane_map(drawn, low, high)
+    return figures
+
+
+def write_up(record: Mapping[str, Any], figures: Mapping[str, str]) -> list[Section]:
+    """The page's sections."""
+    criteria_rows = [
+        {
+            "": name,
+            "expected": row["expected"],
+            "found, by member": ", ".join(f"{value:.4g}" for value in row["found"]),
+            "met": row["met"],
+        }
+        for name, row in record["criteria"].items()
+    ]
+    last = {
+        name: {key: values[-1] for key, values in curves.items() if key != "updates"}
+        for name, curves in record["curves"].items()
+    }
+    rows = [
+        {
+            "arm": ARMS[name].title,
+            "return": _mean(own["return"]),
+            "max |Q| inside": _mean(own["max_abs_q_inside"]),
+            "max |Q| on the edge": _mean(own["max_abs_q_edge"]),
+            "deviation inside": _mean(own["critic_spread_inside"]),
+            "deviation on the edge": _mean(own["critic_spread_edge"]),
+            "ends beyond reach": _mean(own["ends_beyond_reach"]),
+        }
+        for name, own in last.items()
+    ]
+    about = (
+        f"A point moves by at most {point.STEP} a coordinate and step; states in the data are "
+        f"uniform in a disc of radius {point.RADIUS}. Rollouts of {HORIZON} steps run in the true "
+        f"dynamics, so no arm meets a model error. What only the last of them can reach has no "
+        "value that is ever learned. Largest true value "
+        f"{record['true_value']:.4g}, best return {record['best_return']:.4g}; "
+        f"{record['updates']:,} updates, seeds {', '.join(map(str, record['seeds']))}."
+    )
+    return [
+        Section("What it is", about),
+        Section("What was expected, and found", rows=criteria_rows),
+        Section("At the end, means over members", rows=rows),
+        Section(
+            "On the way",
+            "Means over members; bands reach from the least to the largest.",
+            [text for name, text in figures.items() if not name.startswith("map-")],
+        ),
+        Section(
+            "Values over the plane",
+            "Of the first member, at its own action. Outlines: the data's disc, what "
+            f"{HORIZON - 1} and {HORIZON} steps reach. Points: where rollouts end.",
+            [text for name, text in figures.items() if name.startswith("map-")],
+        ),
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
