@@ -35,7 +35,8 @@ def explain(prefix: str = "") -> list[Setting]:
     Raises:
         ConfigError: no setting is called so.
     """
-    every = list(_settings(TrainConfig))
+    # A group that several learners have is explained once.
+    every = list(dict.fromkeys(_settings(TrainConfig)))
     found = [one for one in every if f"{one.key}.".startswith(f"{prefix}.") or not prefix]
     if not found:
         names = {".".join(one.key.split(".")[:depth]) for one in every for depth in (1, 2, 3)}
