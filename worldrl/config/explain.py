@@ -35,7 +35,7 @@ def explain(prefix: str = "") -> list[Setting]:
     Raises:
         ConfigError: no setting is called so.
     """
-    # Learners of one family repeat what belongs to a kind of their own groups.
+    # A group that several learners have is explained once.
     every = list(dict.fromkeys(_settings(TrainConfig)))
     found = [one for one in every if f"{one.key}.".startswith(f"{prefix}.") or not prefix]
     if not found:
