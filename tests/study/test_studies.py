@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from worldrl.cli.main import main
 from worldrl.data.collect import collect
@@ -16,6 +17,7 @@ from worldrl.envs import make
 from worldrl.study import edge_of_reach, point
 from worldrl.study.arms import Curve
 from worldrl.study.true_settings import arm_configs
+from worldrl.training.logged import logged
 
 
 def test_a_tiny_run_writes_numbers_figures_and_a_page(
@@ -140,11 +142,13 @@ def test_criteria_tell_collapse_from_success() -> None:
 
 
 @pytest.mark.slow
-def test_base_overestimates_and_the_patch_does_not(tmp_path: Path) -> None:
-    found = edge_of_reach.edge_of_reach(1, 6_000, 0, tmp_path / "study", quiet=True).record
-    criteria = found["criteria"]
-    assert criteria["base overestimates"]["met"], criteria
-    # It learns more slowly than base runs away: its values come from below.
-    assert criteria["patch values"]["found"][0] < 1.2
-    base, patch = (found["curves"][name]["ends_beyond_reach"][-1][0] for name in ("base", "patch"))
-    assert patch <= base
+def test_base_runs_away_in_some_member_and_the_patch_in_none() -> None:
+    """Of the first four members one does, by 6,000 updates (70 times the largest true value)."""
+    data = logged(point.logged_dataset(0), torch.device("cpu"))
+    true = point.best_value(edge_of_reach.config_discount())
+    largest = {}
+    for name in "base", "patch":
+        found = edge_of_reach.run_arm(name, 2, 6_000, 0, data, quiet=True)
+        largest[name] = [value / true for value in found.curve.last("max_abs_q_inside")]
+    assert max(largest["base"]) > 10, largest
+    assert max(largest["patch"]) < 1.2, largest

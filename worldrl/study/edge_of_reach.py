@@ -51,8 +51,11 @@ HALF_WIDTH = 1.6  # of the maps: the rollouts' farthest corner is at 1.5
 CELLS = 41
 ENDPOINTS = 200  # rollouts whose ends are drawn
 
-#: What all arms have. Values are plain discounted returns, so that they can be held against the
-#: truth: the entropy is no part of them. Rates are high because the networks are small.
+#: What all arms have. Values are plain discounted returns, without the entropy, so that they can be
+#: held against the truth. These numbers and the goal were found by trying: with the goal at the
+#: origin and raw inputs the base arm overestimated in no run; at (1, 0) with standardised
+#: inputs one member of four ran away within 6,000 updates; at (1.2, 0) all four overestimated, and
+#: the patched arm had hardly learned after 15,000.
 LEARNER: dict[str, Any] = {
     "kind": "sac",
     "hidden": (64, 64),
