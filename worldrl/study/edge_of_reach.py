@@ -69,8 +69,8 @@ LEARNER: dict[str, Any] = {
     "entropy_in_target": False,
     "actor_schedule": "constant",
 }
-#: RAVL's critics. Sims et al. also turn their slopes apart (EDAC's diversity term, weight 1).
-RAVL: dict[str, Any] = {"num_critics": 10, "init": "edac"}
+#: RAVL's critics, their slopes turned apart by EDAC's term.
+RAVL: dict[str, Any] = {"num_critics": 10, "diversity": 1.0, "init": "edac"}
 
 
 class Arm(NamedTuple):

@@ -28,7 +28,7 @@ DEFAULTS = (
 #: What makes an arm.
 ARMS: dict[str, tuple[str, ...]] = {
     "base": ("learner.num_critics=2",),
-    "ravl": ("learner.num_critics=10", "learner.init=edac"),
+    "ravl": ("learner.num_critics=10", "learner.diversity=1.0", "learner.init=edac"),
 }
 #: Settings that the command line has options for, or that the study decides.
 DECIDED = {
