@@ -68,11 +68,7 @@ def cells(methods: dict[str, Any]) -> dict[str, Any]:
             found[f"{METHODS}{name}-{recipe}"] = {
                 "recipe": recipe,
                 "dataset": file,
-                "overrides": {
-                    **methods["common"],
-                    **(methods["imagined"] if imagines else {}),
-                    **own,
-                },
+                "overrides": {**methods["common"], **own},
                 **({"model": {"name": name, "settings": methods["model"]}} if shared else {}),
             }
     return found

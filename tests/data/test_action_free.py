@@ -211,6 +211,16 @@ def test_fuzz_odd_arrays(tmp_path, data):
     assert refused_or_valid(path)
 
 
+def test_a_last_row_that_is_dropped_may_be_the_only_one_to_label(tmp_path):
+    path = tmp_path / "cut.npz"
+    actions = np.zeros((3, 2), np.float32)
+    actions[2] = np.nan  # its episode is cut there, and what it led to is not stored
+    np.savez(path, observations=np.eye(3, dtype=np.float32), actions=actions, rewards=np.ones(3),
+             terminals=np.zeros(3), timeouts=np.array([0, 0, 1.0]))  # fmt: skip
+    with pytest.raises(DataError, match="in every row that can be used"):
+        load_action_free(str(path))
+
+
 def refused_or_valid(path: Path) -> bool:
     try:
         free = load_action_free(str(path))

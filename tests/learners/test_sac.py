@@ -199,7 +199,7 @@ def test_five_updates_equal_the_reference(changes):
     references = [Reference(sac, state, member) for member in range(P)]
     for batch, noise in batches(5):
         metrics = sac.update(state, batch, noise, CONTEXT)
-        assert tuple(metrics) == sac.metric_names
+        assert set(metrics) == set(sac.metric_names)
         for member, reference in enumerate(references):
             wanted = reference.update(batch, noise, member)
             found = {name: value[member].item() for name, value in metrics.items()}

@@ -89,18 +89,19 @@ def load_action_free(
     if given:
         actions = partial_actions(arrays["actions"], arrays.get("action_known"), n, names)
         rows = rows._replace(actions=actions)
-        if not np.isnan(actions).any():
-            raise DataError(
-                f"{names.source} holds an action in every row, so there is nothing to label; "
-                f"leave '{names.actions}' out, or mark rows without one by NaN or by a false "
-                f"'{names.action_known}'"
-            )
     elif "action_known" in arrays:
         raise DataError(
             f"{names.source} has '{names.action_known}' but no '{names.actions}'; it says which "
             "rows of the actions to trust, so leave it out or store them"
         )
     dataset = assemble(rows, metadata_of(contents, env_id), max_episode_steps=max_episode_steps)
+    # Asked of what is left: the last row of a cut episode may have been the only one without.
+    if given and not np.isnan(dataset.actions).any():
+        raise DataError(
+            f"{names.source} holds an action in every row that can be used, so there is nothing to "
+            f"label; leave '{names.actions}' out, or mark rows without one by NaN or by a false "
+            f"'{names.action_known}'"
+        )
     return ActionFree(
         dataset.observations,
         dataset.actions if given else None,

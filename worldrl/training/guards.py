@@ -121,9 +121,10 @@ def remedy(config: TrainConfig) -> str:
     if config.learner.kind == "bc":
         return "lower learner.learning_rate"
     if imagination.kind == "none":
+        norm = "" if config.learner.layer_norm else "set learner.layer_norm=true, "
         return (
-            "lower learner.critic_learning_rate or learner.target_rate, set "
-            "learner.layer_norm=true, or raise learner.num_critics"
+            f"lower learner.critic_learning_rate or learner.target_rate, {norm}"
+            "or raise learner.num_critics"
         )
     which = "the" if config.model.source is None else "another"
     return (

@@ -60,7 +60,7 @@ class PolicyGroup:
         self.memories = [Memory()] * members
         self._block = block_length(learner, self.batch_size)
         self._noise: tuple[int, Noise, Tensor, Tensor] | None = None
-        self.scales = value_scales(logged, self.state["settings"], sampler)
+        self.scales = value_scales(logged, self.state["settings"], sampler, learner.phases)
         self._remedy = remedy(config)
 
         self.experience: Experience | None = None
@@ -256,15 +256,19 @@ def block_length(learner: Learner, batch_size: int) -> int:
 
 
 def value_scales(
-    logged: Logged, settings: Mapping[str, Tensor], sampler: RowSampler
+    logged: Logged, settings: Mapping[str, Tensor], sampler: RowSampler, phases: int = 1
 ) -> list[Scale]:
     """What values can be, for each member: no lag without a target network, of a learner without
-    values a reward."""
+    values a reward.
+
+    Args:
+        phases: of the learner, whose target network follows once a turn.
+    """
     largest = float(logged.transitions.reward.abs().max())
     typical = math.sqrt(sampler.mean_square(logged.transitions.reward))
     one = torch.ones_like(next(iter(settings.values())))
     discounts = settings.get("discount", 0 * one)
-    lags = 1 / settings.get("target_rate", one)
+    lags = phases / settings.get("target_rate", one)
     return [
         Scale(largest, typical, discount, lag)
         for discount, lag in zip(discounts.tolist(), lags.tolist(), strict=True)
