@@ -50,7 +50,7 @@ def of_member(tree: Any, member: int) -> Any:
 
 def converted(tree: Any, dtype: torch.dtype) -> Any:
     """A copy with its floating-point tensors in another precision."""
-    return tree_map(lambda v: v.to(dtype) if v.is_floating_point() else v.clone(), tree)
+    return tree_map(lambda v: v.to(dtype, copy=True) if v.is_floating_point() else v.clone(), tree)
 
 
 def tree_map(function: Any, tree: Any) -> Any:

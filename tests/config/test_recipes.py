@@ -403,3 +403,22 @@ def test_the_rows_of_mobile_and_rambo_are_all_tested() -> None:
 def test_mobile_says_what_it_needs(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("train", "mobile", ["dataset=x", override])
+
+
+#: (scale, shift) of rewards that the published antmaze settings are for.
+ANTMAZE_REWARDS = {
+    "td3bc": (1.0, -1.0),
+    "iql": (1.0, -1.0),
+    "cql": (10.0, -5.0),
+    "rebrac": (100.0, 0.0),
+    "prdc": (10_000.0, -1.0),
+}
+
+
+@pytest.mark.parametrize(("recipe", "expected"), ANTMAZE_REWARDS.items())
+@pytest.mark.parametrize("maze", ["umaze", "medium-play", "large-diverse"])
+def test_antmaze_rewards_are_scaled_as_published(
+    recipe: str, maze: str, expected: tuple[float, float]
+) -> None:
+    dataset = load_config("train", recipe, [f"dataset=d4rl:antmaze-{maze}-v2"]).dataset
+    assert (dataset.reward_scale, dataset.reward_shift) == expected
