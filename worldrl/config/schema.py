@@ -24,19 +24,6 @@ from worldrl.config.learners import Hidden, Learner, SACSettings
 from worldrl.config.members import PerMember, per_member, wrong_lengths
 from worldrl.config.sampling import Sampling, UniformSampling
 
-PenaltyKind = Literal[
-    "none",
-    "max_aleatoric",
-    "max_dev_from_mean",
-    "max_pairwise_diff",
-    "ensemble_std",
-    "ensemble_var",
-    "mean_std",
-    "normalized_std",
-    "ll_var",
-    "loo_kl",
-]
-
 DISAGREEMENTS = (
     "max_dev_from_mean",
     "max_pairwise_diff",
@@ -59,6 +46,7 @@ StopMeasure = Literal[
     "ll_var",
     "loo_kl",
 ]
+PenaltyKind = Literal["none", StopMeasure]
 
 TerminationTask = Literal[
     "never",

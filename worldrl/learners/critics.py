@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 from torch.nn import functional as F
 
 from worldrl.config.learners import CriticSettings, HLGaussLoss, HuberLoss
@@ -98,6 +99,24 @@ class Critics:
         wanted = self._target_probabilities(target, support)
         losses = -(wanted * F.log_softmax(logits, -1)).sum(-1)
         return losses, self._expectation(logits, support)
+
+    def gradients(
+        self,
+        critic: Parameters,
+        support: Parameters,
+        observation: Tensor,
+        action: Tensor,
+        target: Tensor,
+    ) -> tuple[Parameters, Tensor, Tensor]:
+        """Of the losses' means over rows, summed over critics and members; and what :meth:`loss`
+        says."""
+
+        def total(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            losses, values = self.loss(critic, support, observation, action, target)
+            return losses.mean(-1).sum(), (losses, values)
+
+        gradients, (_, (losses, values)) = grad_and_value(total, has_aux=True)(critic)
+        return gradients, losses, values
 
     def _regression_loss(self, error: Tensor) -> Tensor:
         loss = self.settings.critic_loss

@@ -143,15 +143,8 @@ class IQL:
         backup = batch.reward + discount * next_value
         backup = backup.maximum(own["target_low"][:, None]).minimum(own["target_high"][:, None])
 
-        def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            losses, values = self.critics.loss(
-                critic, support, observation, batch.action, backup[:, None]
-            )
-            per_member = losses.mean(-1).sum(1)  # sum over critics
-            return per_member.sum(), (per_member, values.mean((1, 2)))
-
-        gradients, (_, (critic_losses, value_means)) = grad_and_value(critic_loss, has_aux=True)(
-            critic
+        gradients, losses, values = self.critics.gradients(
+            critic, support, observation, batch.action, backup[:, None]
         )
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
         move_target(state["target"], critic, own["target_rate"])
@@ -178,10 +171,10 @@ class IQL:
         rate = own["actor_learning_rate"] * share.to(clipped.dtype)
         adam_step(actor, gradients, state["actor_adam"], rate)
         return {
-            "critic_loss": critic_losses,
+            "critic_loss": losses.mean(-1).sum(1),
             "value_loss": value_losses,
             "actor_loss": actor_losses,
-            "value_mean": value_means,
+            "value_mean": values.mean((1, 2)),
             "backup_mean": backup.mean(-1),
             "advantage_mean": advantage.mean(-1),
             "weight_mean": clipped.mean(-1),

@@ -140,14 +140,9 @@ class SAC:
             gradients, losses, values = step.gradients, step.losses, step.values
             metrics["critic_diversity"] = step.diversity
         else:
-
-            def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-                losses, values = self.critics.loss(
-                    critic, support, observation, batch.action, backup[:, None]
-                )
-                return losses.mean(-1).sum(), (losses, values)  # sum over critics
-
-            gradients, (_, (losses, values)) = grad_and_value(critic_loss, has_aux=True)(critic)
+            gradients, losses, values = self.critics.gradients(
+                critic, support, observation, batch.action, backup[:, None]
+            )
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
         improved = self.improve_policy(state, observation, noise["actions"][:, 1])
         move_target(state["target"], critic, own["target_rate"])

@@ -126,20 +126,13 @@ class TD3:
         discount = own["discount"][:, None] * (1 - batch.terminated)
         backup = batch.reward + discount * next_value
 
-        def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            losses, values = self.critics.loss(
-                critic, support, observation, batch.action, backup[:, None]
-            )
-            per_member = losses.mean(-1).sum(1)  # sum over critics
-            return per_member.sum(), (per_member, values.mean((1, 2)))
-
-        gradients, (_, (critic_losses, value_means)) = grad_and_value(critic_loss, has_aux=True)(
-            critic
+        gradients, losses, values = self.critics.gradients(
+            critic, support, observation, batch.action, backup[:, None]
         )
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
         metrics = {
-            "critic_loss": critic_losses,
-            "value_mean": value_means,
+            "critic_loss": losses.mean(-1).sum(1),
+            "value_mean": values.mean((1, 2)),
             "backup_mean": backup.mean(-1),
             **self.critics.metrics(backup, support),
         }
