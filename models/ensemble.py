@@ -119,16 +119,6 @@ def init_ensemble(
     return stack(members)
 
 
-def members_of(parameters: Parameters, members: Tensor) -> Parameters:
-    """The networks of some members ``(P, E)`` of an ensemble ``(P, N, ...)``, copied."""
-    seed = torch.arange(members.shape[0], device=members.device)[:, None]
-    # Of the log-variance bounds a seed has one pair, which its members share.
-    return {
-        name: value[seed, members] if value.dim() > 2 else value
-        for name, value in parameters.items()
-    }
-
-
 def changes(batch: Transitions) -> Tensor:
     """What a model predicts, ``(..., S + 1)``: the change of the observation, and the reward."""
     delta = batch.next_observation - batch.observation

@@ -951,3 +951,12 @@ def test_restoring_keeps_references_good():
     assert all(after[name] is before[name] for name in before)
     for name, value in saved.model.items():
         assert stage.policy_parameters()[name.removeprefix("policy/")].equal(value)
+
+
+@pytest.mark.parametrize(("kind", "lag"), [("sac", 100.0), ("td3bc", 200.0), ("bc", 1.0)])
+def test_guards_know_how_often_targets_follow(kind, lag):
+    """TD3's targets move at every second update."""
+    given = {"kind": kind, "hidden": (4,)} | ({} if kind == "bc" else {"target_rate": 0.01})
+    settings = config_without_imagination().model_dump() | {"learner": given}
+    stage = stage_of([[4]], TrainConfig.model_validate(settings))
+    assert stage.groups[0].scales[0].value_lag == pytest.approx(lag)

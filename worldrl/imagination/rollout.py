@@ -127,91 +127,70 @@ def imagined_step(
         logged: LoggedRange,
     ) -> Imagined:
         action = act(policy, observation, action_noise)
-        prediction = world.ensemble.predict(observation, action)
-        chosen = elite[:, None, :, None].expand(-1, 1, -1, prediction.mean.shape[-1])
-        mean = prediction.mean.gather(1, chosen).squeeze(1)
-        std = prediction.std.gather(1, chosen).squeeze(1)
+        prediction = None
+        if grouped:
+            mean, std = own_predictions(world.ensemble, observation, action)
+        else:
+            prediction = world.ensemble.predict(observation, action)
+            chosen = elite[:, None, :, None].expand(-1, 1, -1, prediction.mean.shape[-1])
+            mean = prediction.mean.gather(1, chosen).squeeze(1)
+            std = prediction.std.gather(1, chosen).squeeze(1)
         sample = mean + std * model_noise
         free, reward = sample[..., :-1], sample[..., -1]
-        next_observation = boxed(free, bounds)
-        sampled = Sampled(prediction, elite, sample, logged.spread)
-        uncertainty = penalty(sampled) / pessimism.scale[:, None]
-        penalised = reward - pessimism.weight[:, None] * uncertainty
+        # What is infinite stays so, and its row is dropped: the box would make a state of it.
+        next_observation = free.where(free.isinf(), free.clamp(bounds.low, bounds.high))
         done = ends(world.terminator, observation, action, next_observation)
-        stopped = torch.zeros_like(done)
-        if stop is not None:
-            # What is not a number is not within the limit.
-            stopped = ~done & ~(stop.measure(sampled) <= pessimism.limit[:, None])
-            if stop.kind in ("terminal", "absorb"):
-                done = done | stopped
-            if stop.kind == "absorb":
-                penalised = torch.where(stopped, pessimism.floor[:, None], penalised)
+        penalised, disagreement = reward, None
+        uncertainty, stopped = torch.zeros_like(reward), torch.zeros_like(done)
+        if prediction is not None:
+            sampled = Sampled(prediction, elite, sample, logged.spread)
+            uncertainty = penalty(sampled) / pessimism.scale[:, None]
+            penalised = reward - pessimism.weight[:, None] * uncertainty
+            if stop is not None:
+                # What is not a number is not within the limit.
+                stopped = ~done & ~(stop.measure(sampled) <= pessimism.limit[:, None])
+                if stop.kind in ("terminal", "absorb"):
+                    done = done | stopped
+                if stop.kind == "absorb":
+                    penalised = torch.where(stopped, pessimism.floor[:, None], penalised)
+            spread = prediction.mean[..., :-1].var(1, correction=0) / logged.spread[:-1].square()
+            disagreement = spread.mean(-1).sqrt()
         transitions = Transitions(
             observation, action, penalised, next_observation, done.to(reward.dtype)
         )
-        spread = prediction.mean[..., :-1].var(1, correction=0) / logged.spread[:-1].square()
+        beyond = ((free < logged.low) | (free > logged.high)).any(-1)
         return Imagined(
             rows=pack(transitions),
             reward=reward,
             penalty=uncertainty,
-            disagreement=spread.mean(-1).sqrt(),
+            disagreement=disagreement,
             clipped=(next_observation != free).any(-1),
-            outside=outside(free, reward, logged),
+            outside=beyond | (reward < logged.reward_low) | (reward > logged.reward_high),
             stopped=stopped,
         )
 
-    def grouped_step(
-        world: World,
-        policy: Parameters,
-        observation: Tensor,
-        action_noise: Tensor,
-        elite: Tensor,
-        model_noise: Tensor,
-        pessimism: Pessimism,
-        bounds: Bounds,
-        logged: LoggedRange,
-    ) -> Imagined:
-        action = act(policy, observation, action_noise)
-        elites = world.ensemble.elites.shape[1]
-
-        def own(rows: Tensor) -> Tensor:
-            return rows.reshape(len(rows), -1, elites, rows.shape[-1]).transpose(1, 2)
-
-        prediction = world.ensemble.predict_each(own(observation), own(action))
-        mean, std = (value.transpose(1, 2).flatten(1, 2) for value in prediction)
-        sample = mean + std * model_noise
-        free, reward = sample[..., :-1], sample[..., -1]
-        next_observation = boxed(free, bounds)
-        done = ends(world.terminator, observation, action, next_observation)
-        transitions = Transitions(
-            observation, action, reward, next_observation, done.to(reward.dtype)
-        )
-        return Imagined(
-            rows=pack(transitions),
-            reward=reward,
-            penalty=torch.zeros_like(reward),
-            disagreement=None,
-            clipped=(next_observation != free).any(-1),
-            outside=outside(free, reward, logged),
-            stopped=torch.zeros_like(done),
-        )
-
     assert not grouped or stop is None
-    return grouped_step if grouped else step
+    return step
 
 
-def boxed(free: Tensor, bounds: Bounds) -> Tensor:
-    """Observations ``(P, C, S)`` clipped to the box.
+def own_predictions(
+    elites: DynamicsModel, observation: Tensor, action: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation ``(P, C, S + 1)`` of rows that each run through one elite, in turns.
 
-    What is infinite stays so, and its row is dropped: the box would make a state of it.
+    Args:
+        elites: alone, as :meth:`worldrl.types.DynamicsModel.of_elites` has them.
+        observation: ``(P, C, S)``.
+        action: ``(P, C, A)``.
     """
-    return free.where(free.isinf(), free.clamp(bounds.low, bounds.high))
+    count = elites.elites.shape[1]
 
+    def dealt(rows: Tensor) -> Tensor:
+        return rows.reshape(len(rows), -1, count, rows.shape[-1]).transpose(1, 2)
 
-def outside(free: Tensor, reward: Tensor, logged: LoggedRange) -> Tensor:
-    """Rows ``(P, C)`` where some dimension of ``(P, C, S)``, or the reward, left the data."""
-    beyond = ((free < logged.low) | (free > logged.high)).any(-1)
-    return beyond | (reward < logged.reward_low) | (reward > logged.reward_high)
+    prediction = elites.predict_each(dealt(observation), dealt(action))
+    mean, std = (value.transpose(1, 2).flatten(1, 2) for value in prediction)
+    return mean, std
 
 
 def chunk_rows(rows: int, members: int, device: torch.device, networks: int = 1) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from worldrl.config.schema import TrainConfig
 from worldrl.training.compilation import should_compile
@@ -31,11 +31,6 @@ class Curve(NamedTuple):
     def last(self, name: str) -> list[float]:
         """``(P,)`` at the end."""
         return self.values[name][-1]
-
-
-def never_ends(terminator: Any, observation: Any, action: Any, next_observation: Any) -> Any:
-    """No episode ends."""
-    return observation.new_zeros(observation.shape[:-1], dtype=bool)
 
 
 def train_arm(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 from worldrl.config.learners import SACSettings
@@ -37,12 +36,13 @@ from worldrl.random import draw
 from worldrl.report.page import Section
 from worldrl.report.svg import Line, Map, line_chart, plane_map
 from worldrl.study import point
-from worldrl.study.arms import Curve, never_ends, train_arm
+from worldrl.study.arms import Curve, train_arm
 from worldrl.study.directory import Result, new_directory, write_study
 from worldrl.study.oracle import PatchedRollouts
 from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.logged import Logged, logged
 from worldrl.training.policy import PolicyStage
+from worldrl.training.world_model import ends_function
 from worldrl.types import Imagination
 
 HORIZON = 10  # steps of a rollout
@@ -174,7 +174,7 @@ def train_config(arm: Arm, seeds: int, updates: int, seed: int) -> TrainConfig:
 
 def learner_settings(arm: Arm) -> SACSettings:
     """The settings of an arm's learner."""
-    return TypeAdapter(SACSettings).validate_python({**LEARNER, **arm.learner})
+    return SACSettings.model_validate({**LEARNER, **arm.learner})
 
 
 def run_arm(name: str, seeds: int, updates: int, seed: int, data: Logged, quiet: bool) -> Finished:
@@ -227,7 +227,7 @@ def rollouts(
         groups,
         learner,
         worlds,
-        never_ends,
+        ends_function({"kind": "never"}, data.observation_size),
         data.log,
         config.num_updates,
         lambda step, calls: step,  # a few calls a second: compiling would not repay
