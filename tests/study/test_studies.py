@@ -16,6 +16,7 @@ from worldrl.data.export import export
 from worldrl.envs import make
 from worldrl.study import edge_of_reach, point
 from worldrl.study.arms import Curve
+from worldrl.study.edge_report import criteria
 from worldrl.study.true_settings import arm_configs
 from worldrl.training.logged import logged
 
@@ -130,7 +131,7 @@ def test_criteria_tell_collapse_from_success() -> None:
         return Curve([1], values, 0.0)
 
     def met(base: Curve, other: Curve) -> dict[str, bool]:
-        found = edge_of_reach.criteria({"base": base, "patch": other, "ravl": other}, 0)
+        found = criteria({"base": base, "patch": other, "ravl": other}, true, best)
         return {name: row["met"] for name, row in found.items()}
 
     assert all(met(curve(11 * true, 0.1), curve(1.1 * true, 0.95)).values())

@@ -13,7 +13,7 @@ penalty for model error has nothing to penalise:
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +33,10 @@ from worldrl.imagination.setup import Setup
 from worldrl.learners.sac import SAC
 from worldrl.models.world import World
 from worldrl.random import draw
-from worldrl.report.page import Section
-from worldrl.report.svg import Line, Map, line_chart, plane_map
 from worldrl.study import point
-from worldrl.study.arms import Curve, train_arm
+from worldrl.study.arms import train_arm
 from worldrl.study.directory import Result, new_directory, write_study
+from worldrl.study.edge_report import Finished, criteria, draw_figures, write_up
 from worldrl.study.oracle import PatchedRollouts
 from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.logged import Logged, logged
@@ -88,14 +87,6 @@ ARMS: dict[str, Arm] = {
 }
 
 
-class Finished(NamedTuple):
-    """An arm that has learned."""
-
-    curve: Curve
-    values: Tensor  # (CELLS, CELLS) of the first member, rows from below
-    endpoints: Tensor  # (ENDPOINTS, 2) of the first member's rollouts
-
-
 def edge_of_reach(
     seeds: int = 3,
     updates: int = 20_000,
@@ -119,6 +110,8 @@ def edge_of_reach(
         set_determinism(config.threads)
         data = logged(point.logged_dataset(seed), torch.device("cpu"))
         finished = {name: run_arm(name, seeds, updates, seed, data, quiet) for name in ARMS}
+    true, best = point.best_value(config_discount()), best_return(seed)
+    curves = {name: arm.curve for name, arm in finished.items()}
     record = {
         "study": "edge-of-reach",
         "seeds": [seed + member for member in range(seeds)],
@@ -127,17 +120,16 @@ def edge_of_reach(
             name: train_config(arm, seeds, updates, seed).model_dump(mode="json")
             for name, arm in ARMS.items()
         },
-        "true_value": point.best_value(config_discount()),
-        "best_return": best_return(seed),
-        "seconds": {name: arm.curve.seconds for name, arm in finished.items()},
+        "true_value": true,
+        "best_return": best,
+        "seconds": {name: curve.seconds for name, curve in curves.items()},
         "curves": {
-            name: {"updates": arm.curve.updates, **arm.curve.values}
-            for name, arm in finished.items()
+            name: {"updates": curve.updates, **curve.values} for name, curve in curves.items()
         },
-        "criteria": criteria({name: arm.curve for name, arm in finished.items()}, seed),
+        "criteria": criteria(curves, true, best),
     }
-    figures = draw_figures(finished, record)
-    sections = write_up(record, figures)
+    figures = draw_figures(finished, record, HORIZON, HALF_WIDTH)
+    sections = write_up(finished, record, figures, HORIZON)
     write_study(path, record, "The edge-of-reach study", sections, figures)
     if not quiet:
         print(f"study: written to {path}", file=sys.stderr)
@@ -212,6 +204,7 @@ def run_arm(name: str, seeds: int, updates: int, seed: int, data: Logged, quiet:
     )
     first = stage.groups[0]
     return Finished(
+        arm.title,
         curve,
         value(learner, first.state, plane()[None])[0].amin(0).reshape(CELLS, CELLS),
         rollout_ends(learner, first.state, first.seeds, starts, updates)[0, :ENDPOINTS],
@@ -304,153 +297,3 @@ def rollout_ends(
         noise = draw(seeds, f"study.end.{ahead}", update, normals)
         at = point.step(at, learner.act(policy, at, noise))
     return at
-
-
-def criteria(curves: Mapping[str, Curve], seed: int) -> dict[str, dict[str, Any]]:
-    """What was expected, what was found in every member, and whether all did as expected."""
-    true, best = point.best_value(config_discount()), best_return(seed)
-
-    def of(name: str, quantity: str, unit: float) -> list[float]:
-        return [number / unit for number in curves[name].last(quantity)]
-
-    found: dict[str, dict[str, Any]] = {}
-
-    def state(name: str, expected: str, values: list[float], met: list[bool]) -> None:
-        found[name] = {"expected": expected, "found": values, "met": all(met)}
-
-    blown = of("base", "max_abs_q_inside", true)
-    # Written so that NaN, a run that left all numbers behind, is an overestimate and no success.
-    state(
-        "base overestimates",
-        "max |Q| more than 10 times the largest true value",
-        blown,
-        [not share <= 10 for share in blown],
-    )
-    for name in ("patch", "ravl"):
-        shares = of(name, "max_abs_q_inside", true)
-        state(
-            f"{name} values",
-            "max |Q| within 20 % of the largest true value",
-            shares,
-            [abs(share - 1) <= 0.2 for share in shares],
-        )
-        returns = of(name, "return", best)
-        state(
-            f"{name} return",
-            "return within 10 % of the best",
-            returns,
-            [share >= 0.9 for share in returns],
-        )
-    edge, inside = (
-        curves["ravl"].last("critic_spread_edge"),
-        curves["ravl"].last("critic_spread_inside"),
-    )
-    ratios = [a / b for a, b in zip(edge, inside, strict=True)]
-    state(
-        "ravl spread",
-        "critics disagree more on the edge than inside",
-        ratios,
-        [ratio > 1 for ratio in ratios],
-    )
-    return found
-
-
-def draw_figures(finished: Mapping[str, Finished], record: Mapping[str, Any]) -> dict[str, str]:
-    """SVG text by file name."""
-
-    def lines(quantity: str) -> list[Line]:
-        return [
-            Line(ARMS[name].title, arm.curve.updates, arm.curve.values[quantity])
-            for name, arm in finished.items()
-        ]
-
-    true, best = record["true_value"], record["best_return"]
-    figures = {
-        "return": line_chart(
-            "Return of 30 steps", "updates", "return", lines("return"), reference=("best", best)
-        ),
-        "values": line_chart(
-            "Largest |Q| inside reach", "updates", "max |Q|", lines("max_abs_q_inside"),
-            log=True, reference=("largest true value", true),
-        ),
-        "values-edge": line_chart(
-            "Largest |Q| on the edge", "updates", "max |Q|", lines("max_abs_q_edge"),
-            log=True, reference=("largest true value", true),
-        ),
-        "spread-inside": line_chart(
-            "Deviation of the critics, inside reach", "updates", "deviation",
-            lines("critic_spread_inside"), log=True,
-        ),
-        "spread-edge": line_chart(
-            "Deviation of the critics, on the edge", "updates", "deviation",
-            lines("critic_spread_edge"), log=True,
-        ),
-        "ends": line_chart(
-            "Rollouts that end beyond reach", "updates", "share", lines("ends_beyond_reach")
-        ),
-    }  # fmt: skip
-    outlines = [point.outline(steps) for steps in (0, HORIZON - 1, HORIZON)]
-    for name, arm in finished.items():
-        known = arm.values[arm.values.isfinite()]
-        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        ends = [(float(x), float(y)) for x, y in arm.endpoints.tolist()]
-        drawn = Map(ARMS[name].title, HALF_WIDTH, arm.values.tolist(), outlines, ends)
-        figures[f"map-{name}"] = plane_map(drawn, low, high)
-    return figures
-
-
-def write_up(record: Mapping[str, Any], figures: Mapping[str, str]) -> list[Section]:
-    """The page's sections."""
-    criteria_rows = [
-        {
-            "": name,
-            "expected": row["expected"],
-            "found, by member": ", ".join(f"{value:.4g}" for value in row["found"]),
-            "met": row["met"],
-        }
-        for name, row in record["criteria"].items()
-    ]
-    last = {
-        name: {key: values[-1] for key, values in curves.items() if key != "updates"}
-        for name, curves in record["curves"].items()
-    }
-    rows = [
-        {
-            "arm": ARMS[name].title,
-            "return": _mean(own["return"]),
-            "max |Q| inside": _mean(own["max_abs_q_inside"]),
-            "max |Q| on the edge": _mean(own["max_abs_q_edge"]),
-            "deviation inside": _mean(own["critic_spread_inside"]),
-            "deviation on the edge": _mean(own["critic_spread_edge"]),
-            "ends beyond reach": _mean(own["ends_beyond_reach"]),
-        }
-        for name, own in last.items()
-    ]
-    about = (
-        f"A point moves by at most {point.STEP} a coordinate and step; states in the data are "
-        f"uniform in a disc of radius {point.RADIUS}. Rollouts of {HORIZON} steps run in the true "
-        f"dynamics, so no arm meets a model error. What only the last of them can reach has no "
-        "value that is ever learned. Largest true value "
-        f"{record['true_value']:.4g}, best return {record['best_return']:.4g}; "
-        f"{record['updates']:,} updates, seeds {', '.join(map(str, record['seeds']))}."
-    )
-    return [
-        Section("What it is", about),
-        Section("What was expected, and found", rows=criteria_rows),
-        Section("At the end, means over members", rows=rows),
-        Section(
-            "On the way",
-            "Means over members; bands reach from the least to the largest.",
-            [text for name, text in figures.items() if not name.startswith("map-")],
-        ),
-        Section(
-            "Values over the plane",
-            "Of the first member, at its own action. Outlines: the data's disc, what "
-            f"{HORIZON - 1} and {HORIZON} steps reach. Points: where rollouts end.",
-            [text for name, text in figures.items() if name.startswith("map-")],
-        ),
-    ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
