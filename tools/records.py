@@ -229,23 +229,22 @@ def methods_table(methods: dict[str, Any]) -> str:
         if path.exists():
             found[name] = json.loads(path.read_text())
     common = methods["common"]
-    width = " x ".join(str(size) for size in common["learner.hidden"])
     lines = [
         "# Every method on the same data",
         "",
         "Built by `tools/records table` from the records under `methods/`; a cell is made again by",
         "`tools/records run methods/DATASET-RECIPE`. Small networks and few updates, the same for",
-        f"all: policies and critics of {width} units, {common['num_updates']:,} updates,",
-        f"{common['population']} seeds as one population with one world model a seed; the rest is",
-        "each recipe's own row for data without published settings, but for what",
-        "`tools/methods.yaml` states. This compares what methods do with a small budget, not what",
-        "they reach. Mean return ± deviation over seeds of the last",
+        f"all: {common['num_updates']:,} updates, {common['population']} seeds as one population,",
+        "with one world model a seed; policies and critics have fewer units where an update costs",
+        "ten times another's. The rest is each recipe's own row for data without published",
+        "settings, but for what `tools/methods.yaml` states. This compares what methods do with a",
+        "small budget, not what they reach. Mean return ± deviation over seeds of the last",
         f"policy, {EPISODES} deterministic episodes each, and the normalised score in brackets;",
         "**bold** is above the data's mean; g: seeds that a guard stopped, scored with their last",
         "good policy.",
         "",
-        f"| | {' | '.join(methods['datasets'])} |",
-        "|---" * (len(methods["datasets"]) + 1) + "|",
+        f"| | units | {' | '.join(methods['datasets'])} |",
+        "|---" * (len(methods["datasets"]) + 2) + "|",
     ]
     for label, key in (
         ("data: mean", "mean"),
@@ -256,11 +255,12 @@ def methods_table(methods: dict[str, Any]) -> str:
         for dataset in methods["datasets"]:
             of = [one for name, one in found.items() if name.startswith(f"{METHODS}{dataset}-")]
             row.append(f"{of[0]['dataset']['returns'][key]:,.0f}" if of else "")
-        lines.append(f"| {label} | {' | '.join(row)} |")
-    for recipe in methods["recipes"]:
+        lines.append(f"| {label} | | {' | '.join(row)} |")
+    for recipe, own in methods["recipes"].items():
+        width = " x ".join(map(str, {**common, **(own or {})}["learner.hidden"]))
         row = [_cell(found.get(f"{METHODS}{name}-{recipe}")) for name in methods["datasets"]]
         if any(row):
-            lines.append(f"| `{recipe}` | {' | '.join(row)} |")
+            lines.append(f"| `{recipe}` | {width} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
