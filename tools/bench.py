@@ -37,8 +37,9 @@ from worldrl.config.schema import (
     TrainConfig,
 )
 from worldrl.imagination.branched import branched_rollouts
-from worldrl.imagination.rollout import Step, chunk_rows, grouped_rows
+from worldrl.imagination.rollout import chunk_rows, grouped_rows
 from worldrl.imagination.setup import Setup
+from worldrl.imagination.step import Step
 from worldrl.imagination.termination import RULES
 from worldrl.learners import LEARNERS
 from worldrl.learners.mobile import CPU_ROWS
