@@ -72,13 +72,12 @@ class DynamicsRewardFilter(Settings):
 
     @model_validator(mode="after")
     def _is_used(self) -> Self:
-        if self.selector == "argmax" and "temperature" in self.model_fields_set:
-            default = type(self).model_fields["temperature"].default
-            if self.temperature != default:
-                raise ValueError(
-                    "temperature would be unused: selector is argmax. Leave it out, or set "
-                    "imagination.filter.selector=softmax"
-                )
+        default = type(self).model_fields["temperature"].default
+        if self.selector == "argmax" and self.temperature != default:
+            raise ValueError(
+                "temperature would be unused: selector is argmax. Leave it out, or set "
+                "imagination.filter.selector=softmax"
+            )
         if self.networks is not None and self.networks > self.reward.snapshots:
             raise ValueError(
                 f"networks is {self.networks}, and the dynamics reward keeps "
