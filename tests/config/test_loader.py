@@ -575,12 +575,12 @@ def test_the_disagreement_of_a_single_elite_is_refused():
     [
         (
             ["stop.kind=truncate"],
-            r"both say where rollouts stop\. Set imagination\.stop\.kind=none",
+            r"both say where rollouts stop\. Set imagination\.stop\.kind",
         ),
         (["elite=per_rollout"], r"elite=per_rollout would be unused.*Leave it out"),
         (
             ["filter.networks=41"],
-            r"networks is 41.*40 snapshots.*raise imagination\.filter\.reward",
+            r"networks is 41.*40 snapshots.*raise imagination\.filter",
         ),
         (
             ["filter.selector=argmax", "filter.temperature=0.5"],
