@@ -1,9 +1,10 @@
-"""A world to imagine in: the dynamics and where episodes end."""
+"""A world to imagine in: the dynamics, where episodes end, and how plausible a step is."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from worldrl.models.dynamics_reward import DynamicsReward
 from worldrl.types import DynamicsModel, Parameters
 
 
@@ -12,3 +13,4 @@ class World(NamedTuple):
 
     ensemble: DynamicsModel
     terminator: Parameters  # of the learned termination head; empty with a formula
+    reward: DynamicsReward | None = None  # None where nothing asks how plausible a step is

@@ -37,12 +37,17 @@ from worldrl.config.schema import (
     TrainConfig,
 )
 from worldrl.imagination.branched import branched_rollouts
-from worldrl.imagination.rollout import Step, chunk_rows, grouped_rows
+from worldrl.imagination.rollout import chunk_rows, grouped_rows
 from worldrl.imagination.setup import Setup
+from worldrl.imagination.step import Step
 from worldrl.imagination.termination import RULES
 from worldrl.learners import LEARNERS
 from worldrl.learners.mobile import CPU_ROWS
+from worldrl.models.dynamics_reward import DynamicsReward, initialise
+from worldrl.models.ensemble import Standardizer
+from worldrl.models.mlp import stack
 from worldrl.models.world import World
+from worldrl.random import generator
 from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.ensemble import EnsembleStage
 from worldrl.training.environment import environment_record, set_determinism
@@ -155,6 +160,16 @@ def ravl_rollout_shapes(config: TrainConfig, rows: int) -> list[Shape]:
     policy = [OBSERVATION, *config.learner.hidden, 2 * ACTION]
     elites = network(model.num_elites, rows // model.num_elites, sizes)
     return [*elites, *network(1, rows, policy)]
+
+
+def morec_rollout_shapes(
+    config: TrainConfig, rows: int, candidates: int, networks: int
+) -> list[Shape]:
+    """One model call where every row chooses: also every discriminator on every candidate."""
+    assert config.imagination.kind == "branched"
+    assert config.imagination.filter.kind == "dynamics_reward"
+    sizes = [2 * OBSERVATION + ACTION, *config.imagination.filter.reward.hidden, 1]
+    return [*rollout_shapes(config, rows), *network(networks, rows * candidates, sizes)]
 
 
 def sac_shapes(config: TrainConfig) -> list[Shape]:
@@ -348,7 +363,10 @@ class Bench:
             self.config.model, self.groups, self.logged, self.rows, False, False
         )
         ensembles = untrained.ensembles()
-        worlds = [World(ensemble, {}) for ensemble in ensembles]
+        worlds = [
+            World(ensemble, {}, reward_of(config, len(seeds), self.device))
+            for ensemble, seeds in zip(ensembles, self.groups, strict=True)
+        ]
         learner = learner_of(config)
         rule = RULES["walker2d"].ends
 
@@ -402,6 +420,20 @@ class Bench:
         shapes = ravl_rollout_shapes(config, rows)
         work = self.rollout_work(config)
         return self.line("ravl-rollout", "transitions/s", work, shapes, rounds, rows)
+
+    def morec_rollout(self, rounds: int) -> Line:
+        """The same with a penalty and the filter of MOREC-MOBILE: 10 discriminators of 128 and 256
+        units on 10 candidates a row."""
+        base = self.config.model_dump()
+        chooses = {"kind": "dynamics_reward", "networks": 10, "limit": 0.0}
+        imagination = base["imagination"] | {"filter": chooses}
+        config = TrainConfig.model_validate(base | {"imagination": imagination})
+        members, candidates = len(self.groups[0]), 2 * config.model.num_elites
+        networks = config.model.num_members + 10 * candidates
+        rows = chunk_rows(STARTS, members, self.device, networks)
+        shapes = morec_rollout_shapes(config, rows, candidates, 10)
+        work = self.rollout_work(config)
+        return self.line("morec-rollout", "transitions/s", work, shapes, rounds, rows)
 
     def rollout_work(self, config: TrainConfig) -> Callable[[], int]:
         """One refresh of every member."""
@@ -485,6 +517,27 @@ class Bench:
         return statistics.median(shares)
 
 
+def reward_of(config: TrainConfig, members: int, device: torch.device) -> DynamicsReward | None:
+    """Fresh discriminators, where a filter asks for them."""
+    imagination = config.imagination
+    if imagination.kind != "branched" or imagination.filter.kind == "none":
+        return None
+    settings, width = imagination.filter.reward, 2 * OBSERVATION + ACTION
+    sizes = [width, *settings.hidden, 1]
+    parameters = stack(
+        [
+            initialise(
+                [generator(member, "bench.reward", k) for k in range(settings.snapshots)], sizes
+            )
+            for member in range(members)
+        ]
+    )
+    said = torch.ones(members, settings.snapshots, device=device)
+    inputs = Standardizer(*(torch.full((members, width), v, device=device) for v in (0.0, 1.0)))
+    moved = {name: value.to(device) for name, value in parameters.items()}
+    return DynamicsReward(moved, inputs, said, -said)
+
+
 def learner_of(config: TrainConfig) -> Learner:
     """The learner of a configuration."""
     return LEARNERS[config.learner.kind](config.learner, OBSERVATION, ACTION, config.num_updates)
@@ -506,7 +559,7 @@ LEARNER_BENCHES: dict[str, tuple[dict[str, Any], Callable[[TrainConfig], list[Sh
     "td3bc": ({"kind": "td3bc"}, td3bc_shapes),
     "mobile": ({"kind": "mobile"}, mobile_shapes),
 }
-NAMES = ("ensemble", "rollout", "ravl-rollout", *LEARNER_BENCHES)
+NAMES = ("ensemble", "rollout", "ravl-rollout", "morec-rollout", *LEARNER_BENCHES)
 
 
 def main() -> int:

@@ -568,3 +568,33 @@ def test_the_disagreement_of_a_single_elite_is_refused():
     given = ["dataset=x", "imagination.judges=elites", "model.num_elites=1"]
     with pytest.raises(ConfigError, match=r"model\.num_elites is 1"):
         load_config("train", "mopo", given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["stop.kind=truncate"],
+            r"both say where rollouts stop\. Set imagination\.stop\.kind",
+        ),
+        (["elite=per_rollout"], r"elite=per_rollout would be unused.*Leave it out"),
+        (
+            ["filter.networks=41"],
+            r"networks is 41.*40 snapshots.*raise imagination\.filter",
+        ),
+        (
+            ["filter.selector=argmax", "filter.temperature=0.5"],
+            r"temperature would be unused.*set imagination\.filter\.selector=softmax",
+        ),
+        (["filter.reward.num_updates=99_999"], r"makes 39 snapshots, and 40.*Lower snapshot_every"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_refused(changes: list[str], message: str) -> None:
+    asked = ["imagination.filter.kind=dynamics_reward", *(f"imagination.{c}" for c in changes)]
+    with pytest.raises(ConfigError, match=message):
+        load_config("train", "mopo", ["dataset=x", *asked])
+
+
+def test_settings_of_a_filter_without_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"imagination\.filter\.limit.*another kind"):
+        load_config("train", "mopo", ["dataset=x", "imagination.filter.limit=0.5"])

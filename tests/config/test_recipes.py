@@ -271,6 +271,58 @@ def test_morel_has_the_published_horizons_and_costs_of_each_robot(task: str) -> 
     assert imagination.stop.measure == "max_pairwise_diff"
 
 
+# (penalty weight, selector) of MOREC-MOPO and inconsistency weight of MOREC-MOBILE, authors' code.
+MOREC = {
+    "halfcheetah-random-v2": (0.5, "softmax", 0.25),
+    "halfcheetah-medium-v2": (0.5, "argmax", 0.25),
+    "halfcheetah-medium-replay-v2": (0.5, "softmax", 0.25),
+    "halfcheetah-medium-expert-v2": (0.5, "argmax", 1.0),
+    "hopper-random-v2": (10.0, "argmax", 7.5),
+    "hopper-medium-v2": (15.0, "softmax", 1.5),
+    "hopper-medium-replay-v2": (15.0, "softmax", 0.5),
+    "hopper-medium-expert-v2": (15.0, "softmax", 1.5),
+    "walker2d-random-v2": (1.0, "softmax", 1.0),
+    "walker2d-medium-v2": (0.5, "softmax", 0.75),
+    "walker2d-medium-replay-v2": (0.25, "argmax", 0.1),
+    "walker2d-medium-expert-v2": (1.0, "softmax", 0.25),
+}
+
+
+@pytest.mark.parametrize(("task", "expected"), MOREC.items())
+def test_morec_has_the_published_settings_of_each_task(
+    task: str, expected: tuple[float, str, float]
+) -> None:
+    weight, selector, inconsistency = expected
+    first = load_config("train", "morec", [f"dataset=d4rl:{task}"])
+    second = load_config("train", "morec-mobile", [f"dataset=d4rl:{task}"])
+    assert isinstance(first.imagination, BranchedSettings)
+    assert isinstance(second.imagination, BranchedSettings)
+    assert isinstance(second.learner, MOBILESettings)
+    penalty = first.imagination.penalty
+    assert (penalty.kind, penalty.weight, penalty.scale) == ("max_aleatoric", weight, "none")
+    assert first.imagination.filter.kind == "dynamics_reward"
+    assert first.imagination.filter.selector == selector
+    assert second.learner.inconsistency_weight == inconsistency
+    assert second.learner.entropy_in_target == (task != "hopper-random-v2")
+    assert second.learner.temperature == "auto"
+    assert second.learner.target_min == 0
+    assert second.imagination.real_ratio == (
+        0.5 if task == "halfcheetah-medium-expert-v2" else 0.05
+    )
+    assert (second.model.max_epochs == 30) == (task == "walker2d-medium-v2")
+    for imagination, networks in (first.imagination, 40), (second.imagination, 10):
+        chooses = imagination.filter
+        assert chooses.kind == "dynamics_reward"
+        assert (imagination.horizon, imagination.batch_size) == (100, 2000)
+        assert (chooses.samples_per_elite, chooses.limit, chooses.on_filter) == (2, 0.6, "terminal")
+        assert chooses.networks == networks
+
+
+def test_morec_rows_are_all_tested() -> None:
+    for name in "morec", "morec-mobile":
+        assert set(recipes.read("train", name)[-1].tasks) == {*MOREC, recipes.OTHER}
+
+
 def test_long_horizons_are_those_of_the_published_configurations() -> None:
     """(share of real steps, model epochs, temperature) of a few of the twelve."""
     for task, wanted in {

@@ -23,8 +23,8 @@ from worldrl.imagination.adversarial import (
     mixture_log_density,
     rows_of,
 )
-from worldrl.imagination.rollout import Bounds
 from worldrl.imagination.setup import Setup
+from worldrl.imagination.step import Bounds
 from worldrl.learners.bc import BehaviourCloning
 from worldrl.learners.sac import SAC
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble

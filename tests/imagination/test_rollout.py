@@ -15,23 +15,28 @@ from torch import Tensor
 
 from worldrl.imagination import rollout
 from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.imagination.health import RolloutHealth
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
-    Bounds,
-    LoggedRange,
-    Pessimism,
-    RolloutHealth,
     Rollouts,
-    Stop,
     chunk_rows,
     closed_up,
     dealt_out,
     imagine,
-    imagined_step,
     logged_range,
     measured,
     observation_bounds,
     upper_quantile,
+)
+from worldrl.imagination.step import (
+    Bounds,
+    LoggedRange,
+    Pessimism,
+    Propose,
+    Stop,
+    from_drawn_elite,
+    from_own_elite,
+    imagined_step,
 )
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.models.world import World
@@ -175,6 +180,10 @@ def of_member(given: Setting, member: int) -> Setting:
     )
 
 
+def proposal(grouped: bool) -> Propose:
+    return from_own_elite if grouped else from_drawn_elite
+
+
 def roll(
     given: Setting,
     batch_size: int = 23,
@@ -192,7 +201,7 @@ def roll(
         width = row_width(S, A)
         buffer = SyntheticBuffer(len(seeds), 2, batch_size * max(horizons), width, CPU)
         buffer.rows.fill_(math.nan)
-    step = imagined_step(act, penalty, ends, given.stop, grouped)
+    step = imagined_step(act, penalty, ends, given.stop, proposal(grouped))
     keep_stopped = given.stop is None or given.stop.kind != "drop"
     rollouts = Rollouts(
         step, given.world, given.starts, seeds, batch_size, horizons, given.pessimism,
@@ -203,6 +212,11 @@ def roll(
     counts = buffer.counts[:, refresh % buffer.retain].tolist()
     slot = buffer.slot(refresh)
     return [slot[member, :count].clone() for member, count in enumerate(counts)], health
+
+
+def told(health: RolloutHealth) -> dict[str, Tensor]:
+    """What is known."""
+    return {name: value for name, value in health._asdict().items() if value is not None}
 
 
 class Simulated(NamedTuple):
@@ -317,7 +331,7 @@ def test_members_are_what_one_row_at_a_time_gives(monkeypatch, chunk, horizon, r
         wanted = simulate(given, member, horizon=horizon, refresh=refresh)
         assert as_set(rows[member]) == sorted(wanted.rows)
         count = len(wanted.rows)
-        own = {name: value[member].item() for name, value in health._asdict().items()}
+        own = {name: value[member].item() for name, value in told(health).items()}
         ended = sum(row[-1] for row in wanted.rows)
         assert own == pytest.approx(
             {
@@ -352,7 +366,7 @@ def test_members_of_a_population_equal_their_lone_runs():
     for member, seed in enumerate(SEEDS):
         alone, own = roll(of_member(given, member), seeds=(seed,))
         assert alone[0].equal(together[member])
-        for name, value in own._asdict().items():
+        for name, value in told(own).items():
             assert value[0].item() == pytest.approx(getattr(health, name)[member].item(), rel=1e-5)
 
 
@@ -626,7 +640,7 @@ def test_members_may_have_horizons_of_their_own():
     for member, horizon in enumerate((4, 1, 3)):
         alone, own = roll(given, horizon=horizon)
         assert together[member].equal(alone[member])
-        for left, right in zip(health, own, strict=True):
+        for left, right in zip(told(health).values(), told(own).values(), strict=True):
             torch.testing.assert_close(left[member], right[member], equal_nan=True)
 
 
@@ -839,7 +853,7 @@ def test_compiled_equals_eager(grouped):
     if not compiler_available(CPU):
         pytest.skip("no C++ compiler")
     given, width = learned(SEEDS), row_width(S, A)
-    eager = imagined_step(act, PENALTIES["ensemble_std"], ends, None, grouped)
+    eager = imagined_step(act, PENALTIES["ensemble_std"], ends, None, proposal(grouped))
     fast = compiled(eager, True, torch.device("cpu"))
     found = []
     for step in eager, fast:

@@ -18,8 +18,9 @@ from worldrl.config.schema import RolloutSettings, TrainConfig
 from worldrl.errors import ConfigError, RunError
 from worldrl.imagination import IMAGINATIONS, buffer
 from worldrl.imagination.branched import BranchedRollouts, steps_before
+from worldrl.imagination.health import RolloutHealth
 from worldrl.imagination.penalties import PENALTIES
-from worldrl.imagination.rollout import RolloutHealth, Rollouts, measured, upper_quantile
+from worldrl.imagination.rollout import Rollouts, measured, upper_quantile
 from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
@@ -433,7 +434,8 @@ def test_where_nothing_compares_members_reports_say_nothing_of_disagreement(grou
     assert not rollouts_of(config(UNASKED | {"stop": {"kind": "truncate"}})).grouped
     first, second = stage_of(groups, settings), stage_of(groups, settings)
     reports = run(first, until=30)
-    names = {*RolloutHealth._fields, "penalty_cost"} - {"disagreement_mean"}
+    unknown = {"disagreement_mean", "dynamics_reward_mean"}
+    names = {*RolloutHealth._fields, "penalty_cost"} - unknown
     assert {n for n in reports[0] if n.startswith("imagined")} == {f"imagined_{n}" for n in names}
     assert all(math.isfinite(v) for n in names for v in reports[0][f"imagined_{n}"])
     second.restore(copied(first.snapshot()))

@@ -76,8 +76,10 @@ def assert_same(first: Path, second: Path) -> None:
         assert one.keys() == other.keys()
         for name, value in one.items():
             assert torch.equal(value, other[name]), name
-    world = "model/model.safetensors"
-    assert (first / world).read_bytes() == (second / world).read_bytes()
+    for world in "model/model.safetensors", "reward/model.safetensors":
+        assert (first / world).exists() == (second / world).exists()
+        if (first / world).exists():
+            assert (first / world).read_bytes() == (second / world).read_bytes()
     rows = [
         [
             {key: value for key, value in json.loads(line).items() if key != "seconds"}
@@ -99,6 +101,14 @@ def train(out: Path, dataset: Path, *extra: str) -> None:
 
 
 STAGES = ("pretrain", "pretrain", "train", "train")
+FILTER = [
+    "imagination.filter.kind=dynamics_reward",
+    "imagination.filter.reward.hidden=[16,16]",
+    "imagination.filter.reward.generator_hidden=[16,16]",
+    "imagination.filter.reward.num_updates=600",
+    "imagination.filter.reward.snapshots=4",
+    "imagination.filter.reward.snapshot_every=50",
+]
 
 
 def reached(run: Path, since: int) -> tuple[str, float]:
@@ -110,12 +120,19 @@ def reached(run: Path, since: int) -> tuple[str, float]:
     return status["stage"], status["step"] / status["total"]
 
 
-def train_killed(out: Path, dataset: Path, rng: random.Random, longest: float, *extra: str) -> None:
-    """Start, kill at a random moment of each of ``STAGES``, resume to the end."""
+def train_killed(
+    out: Path,
+    dataset: Path,
+    rng: random.Random,
+    longest: float,
+    *extra: str,
+    stages: tuple[str, ...] = STAGES,
+) -> None:
+    """Start, kill at a random moment of each of ``stages``, resume to the end."""
     words = ["train", "mopo", f"dataset={dataset}", *SETTINGS, *extra, "--out", str(out)]
     said = out.with_suffix(".log")
     hit = set()
-    for stage in (*STAGES, None):
+    for stage in (*stages, None):
         started = time.time_ns()
         with said.open("w") as log:
             process = subprocess.Popen(command(*words), env=environment(), stderr=log)
@@ -134,7 +151,7 @@ def train_killed(out: Path, dataset: Path, rng: random.Random, longest: float, *
         else:
             assert process.returncode == 0, said.read_text()
     assert process.wait() == 0, said.read_text()
-    assert hit == set(STAGES)
+    assert hit == set(stages)
 
 
 def test_killed_and_resumed_run_is_bit_identical(tmp_path: Path) -> None:
@@ -149,6 +166,16 @@ def test_compiled_run_is_bit_identical_after_kills(tmp_path: Path) -> None:
     train(tmp_path / "whole", dataset, "compile=true")
     train_killed(tmp_path / "killed", dataset, random.Random(2), 8.0, "compile=true")
     assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_run_that_learns_a_dynamics_reward_is_bit_identical_after_kills(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data.hdf5")
+    extra = ("compile=false", *FILTER)
+    train(tmp_path / "whole", dataset, *extra)
+    killed = tmp_path / "killed"
+    train_killed(killed, dataset, random.Random(3), 1.5, *extra, stages=("reward", "train"))
+    assert_same(tmp_path / "whole", killed)
+    assert (killed / "reward").exists()
 
 
 def test_sigterm_saves_and_exits_75_and_a_finished_run_stays(tmp_path: Path) -> None:

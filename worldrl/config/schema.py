@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from worldrl.config.base import Settings
+from worldrl.config.filters import Filter, NoFilter
 from worldrl.config.learners import Hidden, Learner, SACSettings
 from worldrl.config.members import PerMember, per_member, wrong_lengths
 from worldrl.config.sampling import Sampling, UniformSampling
@@ -264,6 +265,7 @@ class BranchedSettings(RolloutSettings):
     """Whose predictions penalties and stops compare."""
     penalty: PenaltySettings = PenaltySettings()
     stop: StopSettings = StopSettings()
+    filter: Filter = NoFilter()
 
     @property
     def judged(self) -> bool:
@@ -276,6 +278,24 @@ class BranchedSettings(RolloutSettings):
             raise ValueError(
                 "judges would be unused: there is neither a penalty nor a stop. Set "
                 "imagination.penalty.kind or imagination.stop.kind, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _filter_stops_and_chooses_alone(self) -> Self:
+        if self.filter.kind == "none":
+            return self
+        if self.stop.kind != "none":
+            raise ValueError(
+                f"filter.kind is {self.filter.kind} and stop.kind is {self.stop.kind}: both say "
+                "where rollouts stop. Set imagination.stop.kind=none or "
+                "imagination.filter.kind=none"
+            )
+        if self.elite != "per_step":
+            raise ValueError(
+                f"elite={self.elite} would be unused: filter.kind is {self.filter.kind}, which "
+                "chooses among the samples of all elites at every step. Leave it out, or set "
+                "imagination.filter.kind=none"
             )
         return self
 

@@ -19,8 +19,8 @@ from worldrl.config.members import per_member
 from worldrl.config.schema import AdversarialSettings
 from worldrl.errors import ConfigError
 from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
-from worldrl.imagination.rollout import Bounds
 from worldrl.imagination.setup import Ends, Setup
+from worldrl.imagination.step import Bounds
 from worldrl.models.ensemble import (
     Ensemble,
     changes,

@@ -11,20 +11,27 @@ from torch import Tensor
 
 from worldrl.config.members import per_member
 from worldrl.config.schema import BranchedSettings
+from worldrl.imagination.filtering import most_plausible, networks_asked, world_to_filter
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
-    Pessimism,
     Rollouts,
-    Stop,
     chunk_rows,
     imagine,
-    imagined_step,
     logged_range,
     measured,
     observation_bounds,
     upper_quantile,
 )
 from worldrl.imagination.setup import Setup
+from worldrl.imagination.step import (
+    Pessimism,
+    Propose,
+    Step,
+    Stop,
+    from_drawn_elite,
+    from_own_elite,
+    imagined_step,
+)
 from worldrl.models.world import World
 from worldrl.types import (
     Imagination,
@@ -65,12 +72,14 @@ class BranchedRollouts(NamedTuple):
 
 
 def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imagination]:
-    """The rollouts of every group of a run."""
+    """The rollouts of every group of a run.
+
+    Raises:
+        ConfigError: a filter asks more snapshots than a dynamics reward holds.
+    """
     stop, logged, population = settings.stop, setup.log.transitions, setup.population
-    uncertain = None if stop.kind == "none" else Stop(stop.kind, PENALTIES[stop.measure])
-    penalty = PENALTIES[settings.penalty.kind]
-    grouped = not settings.judged
-    step = imagined_step(setup.learner.act, penalty, setup.ends, uncertain, grouped)
+    filtered = settings.filter if settings.filter.kind == "dynamics_reward" else None
+    step = rollout_step(settings, setup)
     step = setup.prepare(step, model_calls(settings, setup.num_updates, logged.reward.device))
     horizons = per_member(settings.horizon, population)
     states = torch.cat([logged.observation, logged.next_observation])
@@ -86,6 +95,11 @@ def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imaginat
         first = own.stop
         if settings.judges == "elites":
             world = world._replace(ensemble=world.ensemble.of_elites())
+        candidates, networks = 0, world.ensemble.num_members if settings.judged else 1
+        if filtered is not None:
+            world = world_to_filter(filtered, world, settings.judged)
+            candidates = filtered.samples_per_elite * world.ensemble.elites.shape[1]
+            networks = networks_asked(world, candidates)
         rollouts = Rollouts(
             step=step,
             world=world,
@@ -96,14 +110,31 @@ def branched_rollouts(settings: BranchedSettings, setup: Setup) -> list[Imaginat
             pessimism=pessimism(settings, world, logged, known.spread, seeds, population, own),
             bounds=bounds,
             logged=known,
-            keep_stopped=stop.kind != "drop",
+            keep_stopped=stop.kind != "drop" and (not filtered or filtered.on_filter != "drop"),
             steps_left=steps_left,
             elite=settings.elite,
-            grouped=grouped,
-            networks=1 if grouped else world.ensemble.num_members,
+            grouped=not settings.judged and filtered is None,
+            candidates=candidates,
+            networks=networks,
         )
         found.append(BranchedRollouts(rollouts, settings.most_rows(population), setup.learner))
     return found
+
+
+def rollout_step(settings: BranchedSettings, setup: Setup) -> Step:
+    """One step of the rollouts that the settings ask for."""
+    stop, filtered = settings.stop, settings.filter
+    uncertain = None if stop.kind == "none" else Stop(stop.kind, PENALTIES[stop.measure])
+    propose: Propose = from_drawn_elite
+    implausible_ends = False
+    if filtered.kind == "dynamics_reward":
+        propose, implausible_ends = most_plausible(filtered), filtered.on_filter == "terminal"
+    elif not settings.judged:
+        propose = from_own_elite
+    penalty = PENALTIES[settings.penalty.kind]
+    return imagined_step(
+        setup.learner.act, penalty, setup.ends, uncertain, propose, implausible_ends
+    )
 
 
 def model_calls(settings: BranchedSettings, num_updates: int, device: torch.device) -> int:

@@ -17,12 +17,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from worldrl.config.schema import StopKind
-from worldrl.imagination.setup import Ends
+from worldrl.imagination.health import RolloutHealth, Tally
+from worldrl.imagination.step import (
+    Bounds,
+    Draws,
+    Imagined,
+    LoggedRange,
+    Pessimism,
+    Step,
+)
 from worldrl.models.world import World
 from worldrl.random import draw, generator
-from worldrl.rows import pack, unpack
-from worldrl.types import DynamicsModel, Parameters, Penalty, Sampled, Transitions
+from worldrl.rows import unpack
+from worldrl.types import DynamicsModel, Parameters, Penalty, Sampled
 
 #: Rows that one model call works on, over all members: their activations then stay in cache.
 CPU_CHUNK = 2048
@@ -34,163 +41,6 @@ NETWORKS = 16
 LONG_HORIZON = 50
 SHARES = 8
 WORTH_A_CALL = 32
-
-Act = Callable[[Parameters, Tensor, Tensor | None], Tensor]
-
-
-class Pessimism(NamedTuple):
-    """What is taken off an imagined reward, and where a rollout stops; one value per member."""
-
-    weight: Tensor  # (P,)
-    scale: Tensor  # (P,), the penalty is divided by it
-    limit: Tensor  # (P,), a rollout stops where the stop's measure exceeds it
-    floor: Tensor  # (P,), reward of the step into an absorbing stop
-
-
-class Stop(NamedTuple):
-    """How a rollout ends where the model is unsure."""
-
-    kind: StopKind
-    measure: Penalty
-
-
-class Bounds(NamedTuple):
-    """The box that imagined observations are clipped to."""
-
-    low: Tensor  # (S,)
-    high: Tensor  # (S,)
-
-
-class LoggedRange(NamedTuple):
-    """What the data holds, to hold imagination against."""
-
-    low: Tensor  # (S,)
-    high: Tensor  # (S,)
-    spread: Tensor  # (S + 1,) standard deviation, the reward's last; 1 where the data is constant
-    reward_low: Tensor  # ()
-    reward_high: Tensor  # ()
-
-
-class Imagined(NamedTuple):
-    """One model step for every row."""
-
-    rows: Tensor  # (P, C, W) packed transitions, the reward already penalised
-    reward: Tensor  # (P, C), before the penalty
-    penalty: Tensor  # (P, C), scaled, unweighted
-    disagreement: Tensor | None  # (P, C), see RolloutHealth; None where members were not asked
-    clipped: Tensor  # (P, C) bool: some dimension left the box
-    outside: Tensor  # (P, C) bool: some dimension, or the reward, left what the data holds
-    stopped: Tensor  # (P, C) bool: the stop's measure exceeded its limit
-
-
-class RolloutHealth(NamedTuple):
-    """What a refresh tells about itself; each ``(P,)``."""
-
-    rows: Tensor  # transitions written
-    penalty_mean: Tensor
-    penalty_max: Tensor
-    reward_min: Tensor  # before the penalty
-    reward_max: Tensor
-    reward_mean: Tensor
-    disagreement_mean: Tensor | None  # deviation of the members' means, in deviations of the data
-    outside_share: Tensor  # of rows, next observation or reward beyond any logged one
-    clipped_share: Tensor  # of rows, some dimension clipped to the box
-    terminated_share: Tensor
-    stopped_share: Tensor  # of finite rows, dropped ones too: ended there for uncertainty
-    nonfinite: Tensor  # rows dropped because a prediction was not finite
-
-
-Step = Callable[
-    [World, Parameters, Tensor, Tensor, Tensor, Tensor, Pessimism, Bounds, LoggedRange], Imagined
-]
-
-
-def imagined_step(
-    act: Act, penalty: Penalty, ends: Ends, stop: Stop | None = None, grouped: bool = False
-) -> Step:
-    """The function of tensors that one rollout step is; whole, so that it compiles.
-
-    Args:
-        grouped: the world holds elites alone, and row r is of elite r modulo their number: each
-            row runs through that one, and nothing asks the others.
-    """
-
-    def step(
-        world: World,
-        policy: Parameters,
-        observation: Tensor,  # (P, C, S)
-        action_noise: Tensor,  # (P, C, A)
-        elite: Tensor,  # (P, C) int64, member numbers
-        model_noise: Tensor,  # (P, C, S + 1)
-        pessimism: Pessimism,
-        bounds: Bounds,
-        logged: LoggedRange,
-    ) -> Imagined:
-        action = act(policy, observation, action_noise)
-        prediction = None
-        if grouped:
-            mean, std = own_predictions(world.ensemble, observation, action)
-        else:
-            prediction = world.ensemble.predict(observation, action)
-            chosen = elite[:, None, :, None].expand(-1, 1, -1, prediction.mean.shape[-1])
-            mean = prediction.mean.gather(1, chosen).squeeze(1)
-            std = prediction.std.gather(1, chosen).squeeze(1)
-        sample = mean + std * model_noise
-        free, reward = sample[..., :-1], sample[..., -1]
-        # What is infinite stays so, and its row is dropped: the box would make a state of it.
-        next_observation = free.where(free.isinf(), free.clamp(bounds.low, bounds.high))
-        done = ends(world.terminator, observation, action, next_observation)
-        penalised, disagreement = reward, None
-        uncertainty, stopped = torch.zeros_like(reward), torch.zeros_like(done)
-        if prediction is not None:
-            sampled = Sampled(prediction, elite, sample, logged.spread)
-            uncertainty = penalty(sampled) / pessimism.scale[:, None]
-            penalised = reward - pessimism.weight[:, None] * uncertainty
-            if stop is not None:
-                # What is not a number is not within the limit.
-                stopped = ~done & ~(stop.measure(sampled) <= pessimism.limit[:, None])
-                if stop.kind in ("terminal", "absorb"):
-                    done = done | stopped
-                if stop.kind == "absorb":
-                    penalised = torch.where(stopped, pessimism.floor[:, None], penalised)
-            spread = prediction.mean[..., :-1].var(1, correction=0) / logged.spread[:-1].square()
-            disagreement = spread.mean(-1).sqrt()
-        transitions = Transitions(
-            observation, action, penalised, next_observation, done.to(reward.dtype)
-        )
-        beyond = ((free < logged.low) | (free > logged.high)).any(-1)
-        return Imagined(
-            rows=pack(transitions),
-            reward=reward,
-            penalty=uncertainty,
-            disagreement=disagreement,
-            clipped=(next_observation != free).any(-1),
-            outside=beyond | (reward < logged.reward_low) | (reward > logged.reward_high),
-            stopped=stopped,
-        )
-
-    assert not grouped or stop is None
-    return step
-
-
-def own_predictions(
-    elites: DynamicsModel, observation: Tensor, action: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and deviation ``(P, C, S + 1)`` of rows that each run through one elite, in turns.
-
-    Args:
-        elites: alone, as :meth:`worldrl.types.DynamicsModel.of_elites` has them.
-        observation: ``(P, C, S)``.
-        action: ``(P, C, A)``.
-    """
-    count = elites.elites.shape[1]
-
-    def dealt(rows: Tensor) -> Tensor:
-        return rows.reshape(len(rows), -1, count, rows.shape[-1]).transpose(1, 2)
-
-    prediction = elites.predict_each(dealt(observation), dealt(action))
-    mean, std = (value.transpose(1, 2).flatten(1, 2) for value in prediction)
-    return mean, std
 
 
 def chunk_rows(rows: int, members: int, device: torch.device, networks: int = 1) -> int:
@@ -222,10 +72,11 @@ class Rollouts(NamedTuple):
     pessimism: Pessimism
     bounds: Bounds
     logged: LoggedRange
-    keep_stopped: bool = True  # write the step at which a rollout was stopped for uncertainty
+    keep_stopped: bool = True  # write the step at which a rollout was stopped
     steps_left: Tensor | None = None  # (num_rows,) int64, in the episode of each start, at least 1
     elite: Literal["per_step", "per_rollout"] = "per_step"
-    grouped: bool = False  # as the step is
+    grouped: bool = False  # each row runs through its own elite, as the step has it
+    candidates: int = 0  # samples that each step of a row chooses from, of all elites; 0: one drawn
     networks: int = 1  # that each row runs through
 
     @property
@@ -291,7 +142,9 @@ def imagine(
     tally = Tally(members, device)
     for depth in range(max(rollouts.horizons)):
         action_noise = noise(f"action.{depth}", _normals(places, action_size))
-        model_noise = noise(f"model.{depth}", _normals(places, observation_size + 1))
+        sample_shape = (rollouts.candidates, observation_size + 1)[not rollouts.candidates :]
+        model_noise = noise(f"model.{depth}", _normals(places, *sample_shape))
+        choice = noise(f"choice.{depth}", _uniforms(places)) if rollouts.candidates else None
         draws_elite = depth == 0 or rollouts.elite == "per_step"
         if rollouts.grouped:
             if draws_elite:
@@ -304,22 +157,15 @@ def imagine(
             elite = torch.zeros_like(order)  # a row's place tells it
             width, given = order.shape[1], order >= 0
         else:
-            if draws_elite:
-                choice = noise(f"elite.{depth}", _integers(batch_size, elites.shape[1]))
-                elite = elites.gather(1, choice)
+            if draws_elite and not rollouts.candidates:
+                place = noise(f"elite.{depth}", _integers(batch_size, elites.shape[1]))
+                elite = elites.gather(1, place)
             width = max(live)
             left = left[:, :width]
             position = torch.arange(width, device=device)
             given = position < torch.tensor(live, device=device)[:, None]  # (P, width)
-        imagined = _in_chunks(
-            rollouts,
-            world,
-            policy,
-            observation[:, :width],
-            action_noise[:, :width],
-            elite[:, :width],
-            model_noise[:, :width],
-        )
+        draws = Draws(action_noise, elite, model_noise, choice)
+        imagined = _in_chunks(rollouts, world, policy, observation, draws, width)
         rows = imagined.rows
         finite = rows.isfinite().all(-1)
         keep = given & finite & (rollouts.keep_stopped | ~imagined.stopped)
@@ -388,94 +234,30 @@ def _in_chunks(
     world: World,
     policy: Parameters,
     observation: Tensor,
-    action_noise: Tensor,
-    elite: Tensor,
-    model_noise: Tensor,
+    draws: Draws,
+    width: int,
 ) -> Imagined:
-    """One step of all rows ``(P, width, ...)``."""
-    width, chunk = observation.shape[1], rollouts.chunk
-    parts = []
-    for first in range(0, width, chunk):
-        here = slice(first, first + chunk)
-        parts.append(
-            rollouts.step(
-                world,
-                policy,
-                _padded(observation[:, here], chunk),
-                _padded(action_noise[:, here], chunk),
-                _padded(elite[:, here], chunk),
-                _padded(model_noise[:, here], chunk),
-                rollouts.pessimism,
-                rollouts.bounds,
-                rollouts.logged,
-            )
+    """One step of the first ``width`` rows."""
+    chunk = rollouts.chunk
+
+    def part(first: int) -> Imagined:
+        def own(rows: Tensor) -> Tensor:
+            return _padded(rows[:, first : min(first + chunk, width)], chunk)
+
+        return rollouts.step(
+            world,
+            policy,
+            own(observation),
+            Draws._make(None if value is None else own(value) for value in draws),
+            rollouts.pessimism,
+            rollouts.bounds,
+            rollouts.logged,
         )
 
-    def joined(values: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(values), 1)[:, :width]
-
-    known = [part.disagreement for part in parts if part.disagreement is not None]
-    return Imagined(
-        rows=joined([part.rows for part in parts]),
-        reward=joined([part.reward for part in parts]),
-        penalty=joined([part.penalty for part in parts]),
-        disagreement=joined(known) if known else None,
-        clipped=joined([part.clipped for part in parts]),
-        outside=joined([part.outside for part in parts]),
-        stopped=joined([part.stopped for part in parts]),
+    parts = zip(*(part(first) for first in range(0, width, chunk)), strict=True)
+    return Imagined._make(
+        None if each[0] is None else torch.cat(each, 1)[:, :width] for each in parts
     )
-
-
-class Tally:
-    """Sums of what a refresh's :class:`RolloutHealth` reports; stays on the device."""
-
-    def __init__(self, members: int, device: torch.device) -> None:
-        zero = torch.zeros(members, device=device)
-        self.rows, self.finite, self.nonfinite = (zero.clone() for _ in range(3))
-        self.stopped, self.penalty_max = zero.clone(), zero.clone()
-        self.sums = dict.fromkeys(("penalty", "reward", "clipped", "outside", "ended"), zero)
-        self.disagreement: Tensor | None = None
-        self.reward_min, self.reward_max = zero + math.inf, zero - math.inf
-
-    def add(
-        self, imagined: Imagined, given: Tensor, finite: Tensor, keep: Tensor, ended: Tensor
-    ) -> None:
-        """Count one depth; the masks are ``(P, width)``."""
-        reward = imagined.reward
-        self.rows += keep.sum(1)
-        self.finite += (given & finite).sum(1)
-        self.nonfinite += (given & ~finite).sum(1)
-        self.stopped += (given & finite & imagined.stopped).sum(1)
-        values = imagined._asdict() | {"ended": ended}
-        for name, total in self.sums.items():
-            self.sums[name] = total + values[name].where(keep, 0).sum(1)
-        if imagined.disagreement is not None:
-            sum_here = imagined.disagreement.where(keep, 0).sum(1)
-            self.disagreement = sum_here + (0 if self.disagreement is None else self.disagreement)
-        self.penalty_max = torch.maximum(
-            self.penalty_max, imagined.penalty.where(keep, 0.0).amax(1)
-        )
-        self.reward_min = torch.minimum(self.reward_min, reward.where(keep, math.inf).amin(1))
-        self.reward_max = torch.maximum(self.reward_max, reward.where(keep, -math.inf).amax(1))
-
-    def health(self) -> RolloutHealth:
-        """Sums turned into means and shares."""
-        rows = self.rows.clamp(min=1)
-        mean = {name: total / rows for name, total in self.sums.items()}
-        return RolloutHealth(
-            rows=self.rows,
-            penalty_mean=mean["penalty"],
-            penalty_max=self.penalty_max,
-            reward_min=self.reward_min.where(self.rows > 0, 0.0),
-            reward_max=self.reward_max.where(self.rows > 0, 0.0),
-            reward_mean=mean["reward"],
-            disagreement_mean=None if self.disagreement is None else self.disagreement / rows,
-            outside_share=mean["outside"],
-            clipped_share=mean["clipped"],
-            terminated_share=mean["ended"],
-            stopped_share=self.stopped / self.finite.clamp(min=1),
-            nonfinite=self.nonfinite,
-        )
 
 
 @torch.no_grad()
@@ -550,6 +332,10 @@ def observation_bounds(observation: Tensor, widen: float | None) -> Bounds:
 
 def _normals(*shape: int) -> Callable[[torch.Generator], Tensor]:
     return lambda generator: torch.randn(shape, generator=generator, device=generator.device)
+
+
+def _uniforms(*shape: int) -> Callable[[torch.Generator], Tensor]:
+    return lambda generator: torch.rand(shape, generator=generator, device=generator.device)
 
 
 def _integers(count: int, high: int) -> Callable[[torch.Generator], Tensor]:

@@ -140,6 +140,8 @@ def _more_pessimism(config: TrainConfig) -> str:
         return "raise imagination.adversarial_weight"
     stop = "set" if imagination.stop.kind == "none" else "lower"
     stop = f"{stop} imagination.stop.{'kind' if stop == 'set' else 'quantile'}"
+    if imagination.filter.kind != "none":
+        stop = "raise imagination.filter.limit"
     if config.learner.kind == "mobile":
         return f"raise learner.inconsistency_weight, {stop}"
     weight = "set" if imagination.penalty.kind == "none" else "raise"

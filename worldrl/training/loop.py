@@ -17,7 +17,7 @@ from worldrl.training.signals import StopRequests
 from worldrl.training.stages import Stage
 
 #: Of every interval, what the progress line shows where a stage reports it.
-HEADLINE = ("holdout_mse", "epoch", "critic_loss", "value_mean", "actor_loss")
+HEADLINE = ("holdout_mse", "epoch", "discriminator_loss", "critic_loss", "value_mean", "actor_loss")
 
 
 class StoppedEarly(Exception):

@@ -32,6 +32,12 @@ def choose_test_episodes(dataset: Dataset, ratio: float) -> NDArray[np.bool_]:
     return chosen
 
 
+def trainable_rows(logged: Logged, test_episodes: NDArray[np.bool_]) -> Tensor:
+    """``(n,)`` numbers of the logged rows that a world may learn from."""
+    kept_apart = torch.from_numpy(test_episodes).to(logged.episode.device)[logged.episode]
+    return (logged.next_known & ~kept_apart).nonzero().squeeze(1)
+
+
 def measure_world(
     world: World,
     dataset: Dataset,

@@ -28,7 +28,7 @@ Update = Callable[..., None]
 NOTHING_IMAGINED = (
     "no imagined transition was kept: every prediction was not finite, or every rollout was "
     "dropped at its first step; set model.normalize_targets=true or train the model longer, or "
-    "loosen imagination.stop"
+    "loosen imagination.stop or lower imagination.filter.limit"
 )
 
 

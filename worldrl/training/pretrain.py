@@ -10,6 +10,7 @@ from typing import TypeAlias
 from worldrl.errors import RunError
 from worldrl.registry import Registry
 from worldrl.training.execution import Execution
+from worldrl.training.pretrain_reward import with_reward
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.world_model import (
     WorldModel,
@@ -29,7 +30,8 @@ MODELS: Registry[ModelTrainer] = Registry(
 
 
 def world_of(execution: Execution) -> WorldModel:
-    """The run's world model: its own, a given run's, or a new one."""
+    """The run's world model: its own, a given run's, or a new one; with a dynamics reward where the
+    run's imagination asks for one."""
     run, config = execution.run, execution.config
     if not (run.model / "model.json").exists():
         if config.model.source is not None:
@@ -41,7 +43,7 @@ def world_of(execution: Execution) -> WorldModel:
         save_world(run.model, model)
     model = load_world(run.model, execution.device)
     check_fits(model, execution.logged, str(run.model))
-    return model
+    return with_reward(execution, model)
 
 
 def _borrowed(execution: Execution, source: Path) -> WorldModel:

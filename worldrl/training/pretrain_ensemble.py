@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import torch
 from torch import Tensor
 
 from worldrl.errors import ConfigError
@@ -13,7 +12,12 @@ from worldrl.strict_json import finite
 from worldrl.training.ensemble import EnsembleStage, holdout_size
 from worldrl.training.execution import Execution
 from worldrl.training.loop import StoppedEarly, run_stage
-from worldrl.training.model_report import choose_test_episodes, measure_world, summary
+from worldrl.training.model_report import (
+    choose_test_episodes,
+    measure_world,
+    summary,
+    trainable_rows,
+)
 from worldrl.training.stages import flat, join
 from worldrl.training.termination import fit_termination
 from worldrl.training.world_model import (
@@ -32,8 +36,7 @@ def pretrain_ensemble(execution: Execution) -> WorldModel:
     config, logged = execution.config, execution.logged
     env_id = execution.dataset.metadata.env_id
     test = choose_test_episodes(execution.dataset, config.model.test_ratio)
-    trainable = logged.next_known & ~torch.from_numpy(test).to(execution.device)[logged.episode]
-    rows = trainable.nonzero().squeeze(1)
+    rows = trainable_rows(logged, test)
     if len(rows) < 2:
         raise ConfigError(
             f"{config.dataset.source} has {len(rows)} transition(s) with a known next "

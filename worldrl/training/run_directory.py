@@ -4,7 +4,7 @@
 
     runs/<name>/  config.yaml  environment.json  dataset.json  status.json
                   metrics.jsonl  metrics.csv  eval.jsonl
-                  model/  checkpoints/<name>/  checkpoints/last -> <name>
+                  model/  reward/  checkpoints/<name>/  checkpoints/last -> <name>
 
 Nothing here imports torch.
 """
@@ -178,6 +178,11 @@ class RunDirectory:
     def model(self) -> Path:
         """The world model that this run trained (``model.safetensors`` and ``model.json``)."""
         return self.path / "model"
+
+    @property
+    def reward(self) -> Path:
+        """The dynamics reward of that world, where a filter asked for one; the same two files."""
+        return self.path / "reward"
 
     def read_config(self) -> Config:
         """The settings of the run.

@@ -15,6 +15,7 @@ from worldrl.config.schema import TerminationSettings
 from worldrl.errors import ConfigError, ModelError
 from worldrl.imagination.setup import Ends
 from worldrl.imagination.termination import find_formula, formula
+from worldrl.models.dynamics_reward import DynamicsReward
 from worldrl.models.ensemble import Ensemble, Standardizer
 from worldrl.models.world import World
 from worldrl.training.checkpoint import load_model, save_model
@@ -37,8 +38,11 @@ class WorldModel(NamedTuple):
 
 
 def save_world(path: Path, model: WorldModel) -> None:
-    """Write ``model.safetensors`` and ``model.json`` under ``path``, whole or not at all."""
-    save_model(path, flat(model.world), model.facts)
+    """Write ``model.safetensors`` and ``model.json`` under ``path``, whole or not at all;
+    a dynamics reward has a folder of its own."""
+    world = model.world
+    tensors = {"ensemble": world.ensemble, "terminator": world.terminator}
+    save_model(path, flat(tensors), model.facts)
 
 
 def load_world(path: Path, device: torch.device) -> WorldModel:
@@ -60,6 +64,16 @@ def ensemble_from(tensors: dict[str, Tensor]) -> Ensemble:
         Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
         Standardizer(tensors["targets/mean"], tensors["targets/scale"]),
         tensors["elites"],
+    )
+
+
+def reward_from(tensors: dict[str, Tensor]) -> DynamicsReward:
+    """The same for a dynamics reward."""
+    return DynamicsReward(
+        _part(tensors, "parameters/"),
+        Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
+        tensors["logged"],
+        tensors["generated"],
     )
 
 
@@ -113,7 +127,18 @@ def of_seeds(model: WorldModel, seeds: Sequence[int], where: str) -> WorldModel:
     Raises:
         ModelError: the model has several worlds, and none of some seed.
     """
-    trained: list[int] = model.facts["seeds"]
+    chosen = places(model.facts["seeds"], seeds, where)
+    shared = model.facts.get("shared_model", False) or len(set(chosen)) < len(chosen)
+    facts = {**model.facts, "seeds": list(seeds), "shared_model": shared}
+    return WorldModel(members(model.world, chosen), facts)
+
+
+def places(trained: list[int], seeds: Sequence[int], where: str) -> list[int]:
+    """Which of the trained members each seed has: that of its own, or for all the only one.
+
+    Raises:
+        ModelError: there are several, and none of some seed.
+    """
     missing = [seed for seed in seeds if seed not in trained]
     if missing and len(trained) > 1:
         raise ModelError(
@@ -121,31 +146,21 @@ def of_seeds(model: WorldModel, seeds: Sequence[int], where: str) -> WorldModel:
             f"{missing} of this run. Set seed and population to seeds of the model, or train it "
             "with theirs."
         )
-    chosen = [0 if missing else trained.index(seed) for seed in seeds]
-    shared = model.facts.get("shared_model", False) or len(set(chosen)) < len(chosen)
-    facts = {**model.facts, "seeds": list(seeds), "shared_model": shared}
-    return WorldModel(members(model.world, chosen), facts)
+    return [0 if missing else trained.index(seed) for seed in seeds]
 
 
 def members(world: World, chosen: Sequence[int]) -> World:
     """The world of the members of these numbers."""
-    ensemble = world.ensemble
+    ensemble, reward = world.ensemble, world.reward
     assert isinstance(ensemble, Ensemble)
 
     def cut(parameters: Parameters) -> Parameters:
         return {name: value[list(chosen)] for name, value in parameters.items()}
 
-    def cut_standardizer(standardizer: Standardizer) -> Standardizer:
-        return Standardizer(standardizer.mean[list(chosen)], standardizer.scale[list(chosen)])
-
     return World(
-        Ensemble(
-            cut(ensemble.parameters),
-            cut_standardizer(ensemble.inputs),
-            cut_standardizer(ensemble.targets),
-            ensemble.elites[list(chosen)],
-        ),
+        ensemble_from(cut(flat(ensemble))),
         cut(world.terminator),
+        None if reward is None else reward_from(cut(flat(reward))),
     )
 
 
