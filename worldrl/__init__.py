@@ -10,12 +10,15 @@ if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
 __version__ = "0.1.0"
 __all__ = [
     "evaluate",
+    "evaluate_offline",
+    "join",
     "label",
     "load_config",
     "load_dataset",
     "load_policy",
     "pretrain",
     "resume",
+    "select",
     "study_edge_of_reach",
     "study_true_dynamics",
     "train",

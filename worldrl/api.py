@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,34 +14,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldrl.config.judging import JudgeSettings
 from worldrl.config.label import LabelSettings
 from worldrl.config.loader import load_config
 from worldrl.config.schema import Config, PretrainConfig, TrainConfig
+from worldrl.config.selection import SelectSettings
 from worldrl.data.actions import from_unit
 from worldrl.data.dataset import load as load_dataset
-from worldrl.errors import ConfigError, RunError
+from worldrl.data.export import Extras, export
+from worldrl.data.measures import Summary, summary
+from worldrl.data.pieces import joined, pieces
+from worldrl.errors import ConfigError, DataError, RunError
 from worldrl.learners import LEARNERS
+from worldrl.strict_json import finite
 from worldrl.training import checkpoint, run
-from worldrl.training.label_file import LabelResult, label_file
+from worldrl.training.label_file import LabelResult, check_out, label_file
+from worldrl.training.logged import Logged, logged
+from worldrl.training.offline import judge_of_runs, worlds_of
+from worldrl.training.pretrain import given_world
+from worldrl.training.rewards import reward_transform
 from worldrl.training.run import RunResult
-from worldrl.training.run_directory import RunDirectory
 from worldrl.training.train import Scorer
-from worldrl.types import Policy
+from worldrl.types import Parameters, Policy
 
 if TYPE_CHECKING:
     from worldrl.envs import Scoring
+    from worldrl.evaluation.off_policy import OfflineResult
     from worldrl.evaluation.result import Result
     from worldrl.study.directory import Result as StudyResult
 
 __all__ = [
     "LoadedPolicy",
     "evaluate",
+    "evaluate_offline",
+    "join",
     "label",
     "load_config",
     "load_dataset",
     "load_policy",
     "pretrain",
     "resume",
+    "select",
     "study_edge_of_reach",
     "study_true_dynamics",
     "train",
@@ -99,8 +113,102 @@ def label(
     )
 
 
+def select(
+    path: str | Path,
+    out: str | Path,
+    settings: SelectSettings,
+    model: str | Path | None = None,
+    device: str = "cpu",
+) -> Summary:
+    """Write rows of a run's data that stand for its task; ``worldrl data select``.
+
+    Args:
+        path: of the run, or of one of its checkpoints.
+        out: a file for the rows; it must not exist.
+        model: the run in whose worlds the policy walks; None: where it learned.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        RunError: there is no policy, or no model.
+        DataError: there are too few rows, or ``out`` exists.
+    """
+    from worldrl.training import select as choose
+
+    file = Path(out)
+    check_out(file)
+    policy = load_policy(path, device)
+    source = policy.settings.dataset
+    dataset = load_dataset(
+        source.source, env_id=source.env_id, max_episode_steps=source.max_episode_steps
+    )
+    if settings.num > dataset.num_transitions:
+        raise DataError(
+            f"{source.source} has {dataset.num_transitions} rows, fewer than {settings.num}"
+        )
+    notes = {
+        "source": Path(dataset.metadata.source).name,
+        "source_sha256": dataset.metadata.sha256,
+        "settings": settings.model_dump(mode="json"),
+    }
+    if settings.by == "random":
+        keep = choose.random_rows(dataset, settings.num, settings.seed)
+    elif settings.by == "return":
+        keep = choose.best_rows(dataset, settings.num)
+    else:
+        if settings.member >= policy.population:
+            raise RunError(f"{path} has {policy.population} member(s), and none {settings.member}")
+        rows = logged(dataset, torch.device(device), reward_transform(source, dataset))
+        policy.check_fits(rows)
+        worlds = worlds_of(policy.run, policy.settings) if model is None else Path(model)
+        world = given_world(worlds, rows, dataset.metadata, policy.settings.termination)
+        own = policy.member(settings.member)
+        keep = choose.visited_rows(dataset, rows, world, policy.learner, own, settings)
+        notes |= {
+            "policy": policy.run.name,
+            "step": policy.steps[settings.member],
+            "model": worlds.resolve().name,
+            "model_seeds": world.facts["seeds"],
+        }
+    infos = {"row": np.flatnonzero(keep)}
+    extras = Extras(infos, {"select": json.dumps(finite(notes), allow_nan=False)})
+    export(pieces(dataset, keep), file, extras)
+    return summary(load_dataset(file))
+
+
+def join(sources: Sequence[str | Path], out: str | Path, env_id: str | None = None) -> Summary:
+    """Write the episodes of several datasets into one file; ``worldrl data join``.
+
+    Args:
+        out: a file; it must not exist.
+        env_id: what the whole is about; None: the environment that all name.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        DataError: the datasets are of different systems, or ``out`` exists.
+    """
+    file = Path(out)
+    check_out(file)
+    datasets = [load_dataset(source) for source in sources]
+    rows = [dataset.num_transitions for dataset in datasets]
+    notes = [
+        {"source": Path(d.metadata.source).name, "source_sha256": d.metadata.sha256, "rows": count}
+        for d, count in zip(datasets, rows, strict=True)
+    ]
+    infos = {"source": np.repeat(np.arange(len(rows)), rows)}
+    extras = Extras(infos, {"join": json.dumps(notes)})
+    export(joined(datasets, env_id), file, extras)
+    return summary(load_dataset(file))
+
+
 class LoadedPolicy:
     """The policies of a run, ready to act.
+
+    Args:
+        path: of the run, or of one of its checkpoints.
 
     Attributes:
         population: P, the members of the run.
@@ -112,9 +220,8 @@ class LoadedPolicy:
     """
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
-        directory = RunDirectory.open(path)
+        directory, last = checkpoint.located(Path(path))
         settings = directory.read_config()
-        last = checkpoint.last_checkpoint(directory)
         saved = None if last is None else checkpoint.load(last, device, state=False)
         if saved is None or "policy" not in saved.plain or not isinstance(settings, TrainConfig):
             raise RunError(
@@ -132,8 +239,9 @@ class LoadedPolicy:
         good_steps = [
             memory["good_step"] for group in progress["groups"] for memory in group["guards"]
         ]
+        kept = settings.acceptance.kind != "none"
         self.steps = tuple(
-            good if stopped else saved.plain["step"]
+            good if kept or stopped else saved.plain["step"]
             for good, stopped in zip(good_steps, self.stopped_by_guard, strict=True)
         )
         self.observation_size: int = facts["observation_size"]
@@ -141,30 +249,50 @@ class LoadedPolicy:
         self.shared_model: bool = facts["shared_model"]
         self.action_low = np.asarray(facts["action_low"], np.float32)
         self.action_high = np.asarray(facts["action_high"], np.float32)
-        self._learner = LEARNERS[settings.learner.kind](
+        self.learner = LEARNERS[settings.learner.kind](
             settings.learner, self.observation_size, len(self.action_low), settings.num_updates
         )
-        self._parameters = {
+        self.parameters = {
             name.removeprefix("policy/"): value for name, value in saved.model.items()
         }
 
     @torch.no_grad()
     def __call__(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """``(P, B, S), (P, B, A) or None (deterministic) -> (P, B, A)`` in [-1, 1]."""
-        return self._learner.act(self._parameters, observation, noise)
+        return self.learner.act(self.parameters, observation, noise)
+
+    def member(self, number: int) -> Parameters:
+        """The policy of one member, ``(1, ...)``."""
+        return {name: value[number : number + 1] for name, value in self.parameters.items()}
+
+    def check_fits(self, logged: Logged) -> None:
+        """Refuse data that the policy does not act on.
+
+        Raises:
+            DataError: sizes or action bounds differ.
+        """
+        sizes = self.observation_size, len(self.action_low)
+        bounds = (self.action_low, logged.action_low), (self.action_high, logged.action_high)
+        if sizes != (logged.observation_size, logged.action_size) or not all(
+            np.allclose(*pair) for pair in bounds
+        ):
+            raise DataError(
+                f"the policy of {self.run} does not act on this data: observations, actions or "
+                "their bounds are others. Name the data that it learned from"
+            )
 
     @torch.no_grad()
     def act(self, observations: NDArray[Any], member: int = 0) -> NDArray[np.float32]:
         """Deterministic actions of one member: ``(B, S) -> (B, A)`` in environment units."""
-        own = {name: value[member : member + 1] for name, value in self._parameters.items()}
+        own = self.member(member)
         observation = torch.as_tensor(np.asarray(observations, np.float32))[None]
-        unit = self._learner.act(own, observation.to(next(iter(own.values())).device), None)
+        unit = self.learner.act(own, observation.to(next(iter(own.values())).device), None)
         scaled = from_unit(unit[0].cpu().numpy(), self.action_low, self.action_high)
         return scaled.astype(np.float32)
 
 
 def load_policy(path: str | Path, device: str = "cpu") -> LoadedPolicy:
-    """The policies of the last checkpoint of a train run.
+    """The policies of a train run's last checkpoint, or of the checkpoint that is named.
 
     Raises:
         RunError: there is no run at ``path``, or it holds no policy yet.
@@ -207,6 +335,68 @@ def evaluate(
         stopped_by_guard=policy.stopped_by_guard,
         shared_model=policy.shared_model,
     )
+
+
+def evaluate_offline(
+    paths: Sequence[str | Path],
+    model: str | Path | None = None,
+    dataset: str | None = None,
+    settings: JudgeSettings | None = None,
+    env_id: str | None = None,
+    episodes: int = 10,
+    seed: int = 0,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> OfflineResult:
+    """Judge policies in a world model, without the real system; ``worldrl evaluate --offline``.
+
+    Args:
+        paths: runs, or checkpoints of runs, of one environment.
+        model: the run whose worlds judge; None: the first run's own worlds.
+        dataset: what the worlds and the critics learned from; None: the first run's data.
+        env_id: play episodes there too, to tell how well the estimates rank the policies.
+        episodes, seed: of those episodes.
+
+    Raises:
+        RunError: there is no policy, no model, or critics of other data.
+        ModelError: the model does not fit the data.
+        DataError: a policy does not act on this data.
+    """
+    from worldrl.evaluation.off_policy import Judged, OfflineResult
+
+    unique = list(dict.fromkeys(Path(path).resolve() for path in paths))  # `last` is a link
+    policies = [load_policy(path, device) for path in unique]
+    first = policies[0]
+    source = first.settings.dataset
+    if dataset is not None:
+        source = source.model_copy(update={"source": dataset})
+    worlds = worlds_of(first.run, first.settings) if model is None else Path(model)
+    settings, place = settings or JudgeSettings(), torch.device(device)
+    bench = judge_of_runs(worlds, source, first.settings, settings, place, quiet)
+    found = []
+    for path, policy in zip(unique, policies, strict=True):
+        policy.check_fits(bench.logged)
+        played: Sequence[float | None] = [None] * policy.population
+        if env_id is not None:
+            bounds = policy.action_low, policy.action_high
+            scoring = _scoring(policy.env_id, env_id, True)
+            result = _score(policy, policy.population, bounds, scoring, episodes, seed, device)
+            played = [float(np.mean(row)) for row in result.returns]
+        own = policy.settings.imagination.kind != "none" and (
+            worlds_of(policy.run, policy.settings).resolve() == worlds.resolve()
+        )
+        found += [
+            Judged(
+                str(path),
+                member,
+                policy.steps[member],
+                own,
+                bench.judge.estimate(policy.learner, policy.member(member)),
+                played[member],
+            )
+            for member in range(policy.population)
+        ]
+    return OfflineResult(bench.protocol, tuple(found))
 
 
 def study_edge_of_reach(

@@ -1,4 +1,4 @@
-"""``worldrl data``: inspect, import, export, collect and label datasets."""
+"""``worldrl data``: inspect, import, export, collect, label, select and join datasets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 
 from worldrl.cli.label import label
 from worldrl.cli.output import json_only, print_json, print_table
+from worldrl.cli.select import select
 from worldrl.errors import DataError
 
 if TYPE_CHECKING:
@@ -111,6 +112,30 @@ def collect(
 
 
 app.command("label")(label)
+app.command("select")(select)
+
+
+@app.command("join")
+def join(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="PATH_OR_URI...", help="At least two datasets.")
+    ],
+    out: Out,
+    env_id: EnvId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the episodes of several datasets of one kind of system into one file.
+
+    infos/source holds the number of each row's dataset, metadata/join what they are. For a
+    sequence of tasks, join the next task's data with the selections that stand for earlier ones.
+    """
+    if len(sources) < 2:
+        raise DataError("name at least two datasets to join")
+    with json_only(as_json):
+        from worldrl import api
+
+        found = {"out": str(out), **asdict(api.join(sources, out, env_id))}
+    _print(found, as_json)
 
 
 def _info(

@@ -10,20 +10,55 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worldrl.cli.output import json_only, print_json
-from worldrl.errors import RunError
+from worldrl.config.judging import JudgeSettings
+from worldrl.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from worldrl.evaluation.result import Result
 
+_DEFAULT = JudgeSettings()
+
 
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory of worldrl train.")],
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_DIR...",
+            help="A run directory of worldrl train, or one of its checkpoints; several with "
+            "--offline.",
+        ),
+    ],
     episodes: Annotated[int, typer.Option(min=1, help="Episodes a member.")] = 10,
     env_id: Annotated[
         str | None,
-        typer.Option(help="Score in this environment instead of the data's; marked if it differs."),
+        typer.Option(
+            help="Score in this environment instead of the data's; marked if it differs. With "
+            "--offline: play there too, and compare."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the episodes' starts.")] = 0,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Judge in a world model, without the real system.")
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Whose worlds judge, instead of those learned in."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="PATH_OR_URI", help="The data, instead of the run's.")
+    ] = None,
+    values: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A run of iql on that data whose critics judge, or where to train one; without "
+            "it they are kept beside the worlds.",
+        ),
+    ] = None,
+    value_updates: Annotated[
+        int, typer.Option(min=1, help="Of critics that are trained.")
+    ] = _DEFAULT.value_updates,
+    horizon: Annotated[int, typer.Option(min=1, help="Steps of a walk.")] = _DEFAULT.horizon,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
@@ -32,7 +67,29 @@ def evaluate(
 
     The environment is the one that recorded the data; another version is refused unless --env-id
     or the run's evaluation settings ask for it.
+
+    With --offline nothing is played: policies walk in the worlds of all seeds of a model, from
+    logged starts, and critics that were fitted to the data value their way. These estimates are no
+    scores, and are printed alone. With --env-id as well, they are compared with true returns.
     """
+    if offline:
+        given = None if values is None else str(values)
+        settings = JudgeSettings(values=given, value_updates=value_updates, horizon=horizon)
+        with json_only(as_json):
+            from worldrl import api
+
+            estimates = api.evaluate_offline(
+                run_dirs, model, dataset, settings, env_id, episodes, seed
+            )
+            print(estimates.protocol())
+        if as_json:
+            print_json(estimates.to_json())
+        return
+    if len(run_dirs) > 1:
+        raise ConfigError("several runs are judged with --offline; score one at a time")
+    if (model, dataset, values) != (None, None, None):
+        raise ConfigError("--model, --dataset and --values are of --offline; add it")
+    (run_dir,) = run_dirs
     with json_only(as_json):
         from worldrl import api
 
@@ -48,10 +105,10 @@ def evaluate(
 
 def _append(run_dir: Path, result: Result) -> None:
     """One line, in one write, so that a run in progress may append as well."""
+    from worldrl.training.checkpoint import located
     from worldrl.training.files import writing
-    from worldrl.training.run_directory import RunDirectory
 
-    path = RunDirectory.open(run_dir).eval_file
+    path = located(run_dir)[0].eval_file
     row = {
         "stage": "train",
         "step": max(result.steps or (0,)),

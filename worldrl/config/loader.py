@@ -37,6 +37,7 @@ SHORTHANDS = {
     "imagination": "kind",
     "learner": "kind",
     "sampling": "kind",
+    "acceptance": "kind",
 }
 """``dataset=X`` is short for ``dataset.source=X``, and so on."""
 

@@ -21,6 +21,7 @@ from pydantic import (
 
 from worldrl.config.base import Settings
 from worldrl.config.filters import Filter, NoFilter
+from worldrl.config.judging import Acceptance, NoAcceptance
 from worldrl.config.learners import Hidden, Learner, SACSettings
 from worldrl.config.members import PerMember, per_member, wrong_lengths
 from worldrl.config.sampling import Sampling, UniformSampling
@@ -433,6 +434,25 @@ class TrainConfig(RunSettings):
     """Updates between evaluations in the environment; 0: never build one."""
     evaluation: EvaluationSettings = EvaluationSettings()
     guard: GuardSettings = GuardSettings()
+    acceptance: Acceptance = NoAcceptance()
+
+    @model_validator(mode="after")
+    def _acceptance_has_judges(self) -> Self:
+        if self.acceptance.kind == "none" or self.model.source is not None:
+            return self
+        if self.imagination.kind == "none":
+            raise ValueError(
+                f"acceptance.kind is {self.acceptance.kind}, which judges policies in a world "
+                "model, and imagination is none: there is no model. Name one with model=RUN, or "
+                "set acceptance=none"
+            )
+        if self.population == 1:
+            raise ValueError(
+                f"acceptance.kind is {self.acceptance.kind}, which needs the worlds of several "
+                "seeds, and this run learns one. Train them with `worldrl pretrain ensemble "
+                "population=3` and name that run with model=RUN, or set acceptance=none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lists_have_one_value_a_member(self) -> Self:
@@ -448,7 +468,8 @@ class TrainConfig(RunSettings):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
-        if self.imagination.kind == "none" and self.model.source is not None:
+        unused = self.imagination.kind == "none" and self.acceptance.kind == "none"
+        if unused and self.model.source is not None:
             raise ValueError(
                 f"model={self.model.source} is given, and imagination is none: nothing would use "
                 "the model. Leave it out, or choose a recipe that imagines, such as mopo"

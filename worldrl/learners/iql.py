@@ -194,6 +194,16 @@ class IQL:
             return ordered[:, below]
         return ordered[:, below].lerp(ordered[:, below + 1], place - below)
 
+    def action_values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """``(P, B, S), (P, B, A) -> (P, B)``: of the critics, not of their targets."""
+        seen = standardized(state["inputs"], observation)
+        values = self.critics.values(state["critic"], state["support"], seen, action)
+        return self.over_critics(values)
+
+    def state_values(self, state: LearnerState, observation: Tensor) -> Tensor:
+        """``(P, B, S) -> (P, B)``."""
+        return state_value(state["value"], standardized(state["inputs"], observation))
+
     def _masks(self, noise: Noise, dtype: torch.dtype) -> list[Tensor]:
         """Of the actor's hidden layers; what stays is raised, so that sums keep their size."""
         if self.settings.dropout == 0:

@@ -142,6 +142,19 @@ def last_checkpoint(run: RunDirectory) -> Path | None:
     return next((folder for _, folder in _by_age(run.checkpoints)), copied)
 
 
+def located(path: Path) -> tuple[RunDirectory, Path | None]:
+    """A run with its last checkpoint, or with the one that the path names.
+
+    Raises:
+        RunError: there is no run.
+    """
+    folder = path.resolve()
+    if folder.parent.name == "checkpoints":
+        return RunDirectory.open(folder.parents[1]), folder
+    run = RunDirectory.open(path)
+    return run, last_checkpoint(run)
+
+
 def save_model(path: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     """Write a folder of ``model.safetensors`` and ``model.json``, or replace it.
 

@@ -67,7 +67,7 @@ def label_file(
         DataError: a file cannot be read, the two do not fit each other, or ``out`` exists.
         ModelError: the fit diverged.
     """
-    _check_out(out)
+    check_out(out)
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
         raise ConfigError(f"device={device} is no device; use auto, cpu, cuda or cuda:0")
     found = device_of(device)
@@ -83,7 +83,7 @@ def label_file(
             found,
             lambda step, nll: progress.update(step, {"held_out_nll": nll}),
         )
-    _check_out(out)  # it took a while
+    check_out(out)  # it took a while
     notes = _notes(result, free.metadata, given.metadata, settings, seed)
     infos = {"pseudo_labelled": result.pseudo, "label_variance": result.variance}
     export(result.dataset, out, Extras(infos, {"label": json.dumps(notes, allow_nan=False)}))
@@ -114,7 +114,7 @@ def label_file(
     )
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Before the work: nothing is replaced, and the place can be written."""
     if out.suffix.lower() not in SUFFIXES:
         raise DataError(

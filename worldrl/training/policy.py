@@ -11,6 +11,7 @@ from torch import Tensor
 from worldrl.config.schema import ImaginationSettings, TrainConfig
 from worldrl.imagination.buffer import bytes_needed, check_memory
 from worldrl.rows import unpack
+from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled
 from worldrl.training.guards import Trip
 from worldrl.training.logged import Logged
@@ -43,6 +44,7 @@ class PolicyStage:
         imaginations: Sequence[Imagination] | None,
         compile_update: bool,
         models: Sequence[DynamicsModel] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.total = config.num_updates
         self._guard = config.guard
@@ -66,6 +68,7 @@ class PolicyStage:
                 imagination,
                 Context(log, model),
                 updates,
+                gate,
             )
             for seeds, first, imagination, model in zip(
                 groups, firsts, imaginations or nothing, models or nothing, strict=True
@@ -101,8 +104,8 @@ class PolicyStage:
         return {name: [v for part in parts for v in part[name]] for name in parts[0]}
 
     def policy_parameters(self) -> Parameters:
-        """The policies of all members, ``(P, ...)``."""
-        return join([group.learner.policy_parameters(group.state) for group in self.groups])
+        """The policies of all members, ``(P, ...)``; the last accepted ones where a gate judges."""
+        return join([group.policy for group in self.groups])
 
     def snapshot(self) -> Snapshot:
         """The policies as the model; learners, guards and buffer recipes as the state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,11 +14,12 @@ from worldrl.config.schema import GuardSettings, TrainConfig
 from worldrl.imagination.experience import Experience
 from worldrl.models.mlp import stack
 from worldrl.random import draw, generator
+from worldrl.training.acceptance import Gate, Standing
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
 from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Context, Imagination, Learner, LearnerState, Noise
+from worldrl.types import Context, Imagination, Learner, LearnerState, Noise, Parameters
 
 #: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
@@ -46,6 +48,7 @@ class PolicyGroup:
         imagination: Imagination | None,
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
+        gate: Gate | None = None,
     ) -> None:
         self.learner, self.seeds, self.logged = learner, list(seeds), logged
         self._updates, self._context, self._sampler = updates, context, sampler
@@ -53,7 +56,9 @@ class PolicyGroup:
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
         self.state: LearnerState = learner.initialise(self.seeds, context.log, first)
-        self.good = {name: value.clone() for name, value in flat(self.state).items()}
+        self.kept: LearnerState = copy.deepcopy(self.state)  # of the last good update
+        self.good = flat(self.kept)
+        self.gate, self.standings = gate, [Standing()] * members
         self.trips: list[Trip | None] = [None] * members
         self.step = 0
         self.sums = torch.zeros(2, len(learner.metric_names), members, device=device)
@@ -89,8 +94,14 @@ class PolicyGroup:
         """Updates until noise is drawn again."""
         return self._block - self.step % self._block
 
+    @property
+    def policy(self) -> Parameters:
+        """What the run would end with now: the last policies, or the last accepted ones."""
+        return self.learner.policy_parameters(self.state if self.gate is None else self.kept)
+
     def advance(self, until: int, stop: Callable[[], bool]) -> None:
-        """Updates up to number ``until``, refreshing the synthetic buffer where it is due."""
+        """Updates up to number ``until``, refreshing the synthetic buffer and judging policies
+        where it is due."""
         while self.step < until and not self.stopped and not stop():
             end = min(until, self.step + self.left_in_block)
             if self.experience is not None:
@@ -98,7 +109,28 @@ class PolicyGroup:
                 self._stop_without_rows(self.experience)
                 if self.finished:
                     return
+            if self.gate is not None:
+                end = min(end, self.gate.next(self.step))
             self._run_updates(end - self.step)
+            if self.gate is not None and (self.step == self.total or self.gate.due(self.step)):
+                self._judge(self.gate)
+
+    def _judge(self, gate: Gate) -> None:
+        """Keep the policies that are accepted."""
+        policy = self.learner.policy_parameters(self.state)
+        for member, trip in enumerate(self.trips):
+            if trip is None:
+                own = {name: value[member : member + 1] for name, value in policy.items()}
+                standing = gate.consider(self.learner, own, self.standings[member])
+                self.standings[member] = standing
+                if standing.last is not None and standing.last.accepted:
+                    self._keep(member)
+
+    def _keep(self, member: int) -> None:
+        """What a member goes back to, should it be stopped."""
+        self.memories[member] = self.memories[member]._replace(good_step=self.step)
+        for name, value in flat(self.state).items():
+            self.good[name][member] = value[member]
 
     def _stop_without_rows(self, experience: Experience) -> None:
         for member, rows in enumerate(experience.rows_held()):
@@ -193,16 +225,20 @@ class PolicyGroup:
             readings.append(verdict.reading)
             if self.trips[member] is not None:
                 continue
-            self.memories[member] = verdict.memory
+            calm = verdict.memory.good_step == self.step
+            self.memories[member] = verdict.memory._replace(good_step=memory.good_step)
             if verdict.trip is not None and guard.enabled:
                 reason = f"{verdict.trip.reason}; {self._remedy}"
                 self.trips[member] = verdict.trip._replace(reason=reason)
-            if verdict.memory.good_step == self.step:
-                for name, value in tensors.items():
-                    self.good[name][member] = value[member]
+            if calm and self.gate is None:
+                self._keep(member)
         if "value_mean" in metrics:
             for name in ("value_limit", "value_growth", "value_pace"):
                 metrics[name] = [getattr(reading, name) for reading in readings]
+        if self.gate is not None:
+            told = [standing.metrics() for standing in self.standings]
+            metrics |= {name: [one[name] for one in told] for name in told[0]}
+            metrics["accepted_step"] = [float(memory.good_step) for memory in self.memories]
         self._hold_stopped()
         return metrics
 
@@ -229,6 +265,7 @@ class PolicyGroup:
             "step": self.step,
             "guards": [memory._asdict() for memory in self.memories],
             "trips": [None if trip is None else trip._asdict() for trip in self.trips],
+            "standings": [standing.to_json() for standing in self.standings],
             "refreshes": [] if self.experience is None else self.experience.ledger(),
         }
 
@@ -241,6 +278,9 @@ class PolicyGroup:
         self.step = plain["step"]
         self.memories = [Memory.from_json(memory) for memory in plain["guards"]]
         self.trips = [None if trip is None else Trip(**trip) for trip in plain["trips"]]
+        # Absent where an earlier version wrote the checkpoint.
+        told = plain.get("standings", [None] * len(self.seeds))
+        self.standings = [Standing() if one is None else Standing.from_json(one) for one in told]
         if self.experience is not None:
             self.experience.expect(plain["refreshes"], self.state)
         copy_into(self.tensors(), tensors)

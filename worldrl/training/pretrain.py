@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from worldrl.config.schema import TerminationSettings
+from worldrl.data.dataset import Metadata
 from worldrl.errors import RunError
 from worldrl.registry import Registry
 from worldrl.training.execution import Execution
+from worldrl.training.logged import Logged
 from worldrl.training.pretrain_reward import with_reward
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.world_model import (
@@ -47,20 +50,33 @@ def world_of(execution: Execution) -> WorldModel:
 
 
 def _borrowed(execution: Execution, source: Path) -> WorldModel:
+    model = given_world(
+        source, execution.logged, execution.dataset.metadata, execution.config.termination
+    )
+    return of_seeds(model, execution.seeds, str(source))
+
+
+def given_world(
+    source: Path, logged: Logged, metadata: Metadata, termination: TerminationSettings
+) -> WorldModel:
+    """All worlds of a given run, ending episodes as the settings ask.
+
+    Raises:
+        RunError: the run holds no model.
+        ModelError: it does not fit the data.
+    """
     with RunDirectory.open(source) as other:
         if not (other.model / "model.json").exists():
             raise RunError(
                 f"{source} holds no finished world model. Finish it with `worldrl resume "
                 f"{source}`, or train one with `worldrl pretrain ensemble`."
             )
-        model = load_world(other.model, execution.device)
-    check_fits(model, execution.logged, str(source))
-    model = of_seeds(model, execution.seeds, str(source))
-    metadata = execution.dataset.metadata
+        model = load_world(other.model, logged.rows.device)
+    check_fits(model, logged, str(source))
     if model.facts["dataset_sha256"] != metadata.sha256:
         print(
             f"worldrl: warning: the model in {source} was trained on other data than "
             f"{metadata.source}",
             file=sys.stderr,
         )
-    return with_termination(model, execution.config.termination, metadata.env_id, execution.logged)
+    return with_termination(model, termination, metadata.env_id, logged)

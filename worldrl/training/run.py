@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.config.schema import Config, TrainConfig
-from worldrl.errors import RunError, WorldRLError
+from worldrl.errors import ModelError, RunError, WorldRLError
 from worldrl.training import checkpoint
+from worldrl.training.acceptance import Gate
 from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
+from worldrl.training.judge import load_judge, make_judge, read_values, save_judge, values_config
 from worldrl.training.loop import Session, StoppedEarly
 from worldrl.training.metrics import MetricsWriter, truncate_after
 from worldrl.training.policy import check_buffers
-from worldrl.training.pretrain import world_of
-from worldrl.training.run_directory import RunDirectory, RunState, Status
+from worldrl.training.pretrain import given_world, world_of
+from worldrl.training.run_directory import DONE, RunDirectory, RunState, Status
 from worldrl.training.sampling import row_sampler
 from worldrl.training.signals import StopRequests
 from worldrl.training.train import Scorer, ScorerFactory, train_policy
+from worldrl.training.world_model import load_world
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None
     with RunDirectory.open(path, exclusive=True) as run, settings_restored():
         if run.status_file.exists():
             status = run.read_status()
-            if status.state in ("finished", "stopped_by_guard"):
+            if status.state in DONE:
                 print(f"worldrl: nothing to resume: {path} is {status.state}", file=sys.stderr)
                 return RunResult(
                     path, status.step, status.seconds, dict(status.metrics), status.state, 0
@@ -135,10 +138,68 @@ def _stages(execution: Execution, scorer: Scorer | None) -> RunResult:
         facts = world_of(execution).facts
         return _finish(execution, "pretrain", facts["steps"], facts["metrics"])
     model = world_of(execution) if config.imagination.kind != "none" else None
-    stage, metrics = train_policy(execution, model, scorer)
+    stage, metrics = train_policy(execution, model, scorer, _gate(execution))
     stopped = all(trip is not None for trip in stage.trips)
     state: RunState = "stopped_by_guard" if stopped else "finished"
     return _finish(execution, "train", stage.step, metrics, state, config.num_updates)
+
+
+def _gate(execution: Execution) -> Gate | None:
+    """The judge of the run's policies, made once and kept with the run."""
+    config, run = execution.config, execution.run
+    assert isinstance(config, TrainConfig)
+    settings = config.acceptance
+    if settings.kind == "none":
+        return None
+    folder = run.path / "judge"
+    if not folder.exists():
+        model = load_world(run.model, execution.device) if config.model.source is None else None
+        model = model or given_world(
+            Path(config.model.source or ""),
+            execution.logged,
+            execution.dataset.metadata,
+            config.termination,
+        )
+        seeds: list[int] = model.facts["seeds"]
+        if len(seeds) < 2 or model.facts.get("shared_model", False):
+            raise ModelError(
+                f"{config.model.source} holds one world, and acceptance.kind={settings.kind} "
+                "needs several: that they differ tells how sure a gain is. Train them with "
+                "`worldrl pretrain ensemble population=3`, or set acceptance=none"
+            )
+        place = Path(settings.values) if settings.values else run.path / "values"
+        wanted = values_config(settings, config.dataset, seeds, config)
+        try:
+            fit_values(place, wanted, execution.session.quiet)
+        except StoppedEarly:
+            seconds = execution.session.seconds
+            run.write_status(Status("interrupted", "train", 0, config.num_updates, seconds))
+            raise
+        values = read_values(place, execution.dataset, execution.logged, len(seeds))
+        save_judge(folder, model, values)
+    judge = make_judge(*load_judge(folder, execution.device), settings, execution.logged)
+    return Gate(judge, settings.every)
+
+
+def fit_values(path: Path, config: TrainConfig, quiet: bool = False) -> None:
+    """Train critics to judge by at ``path``, or finish those; what is finished stays.
+
+    Raises:
+        StoppedEarly: SIGTERM or SIGINT came.
+    """
+    if (path / "config.yaml").exists():
+        with RunDirectory.open(path) as known:
+            if known.status_file.exists() and known.read_status().state in DONE:
+                return
+        result = resume(path, quiet)
+    else:
+        if not quiet:
+            print(
+                f"worldrl: fitting the values that judge policies, in {path} ...", file=sys.stderr
+            )
+        result = start(config, path, quiet)
+    if result.exit_code:
+        raise StoppedEarly(result.exit_code)
 
 
 def _scorer(execution: Execution, scorers: ScorerFactory | None) -> Scorer | None:
@@ -169,4 +230,9 @@ def _with_whole_paths(config: Config) -> Config:
         if settings.source is not None and Path(settings.source).exists():
             whole = settings.model_copy(update={"source": str(Path(settings.source).resolve())})
             config = config.model_copy(update={group: whole})
+    if isinstance(config, TrainConfig) and config.acceptance.kind == "ope":
+        values = config.acceptance.values
+        if values is not None:
+            known = config.acceptance.model_copy(update={"values": str(Path(values).resolve())})
+            config = config.model_copy(update={"acceptance": known})
     return config

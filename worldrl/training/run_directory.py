@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from worldrl.errors import RunError
 from worldrl.training.files import DamagedError, read_json, replace_text, write_json, writing
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 RunState = Literal["running", "finished", "stopped_by_guard", "interrupted", "failed"]
+DONE: Final = ("finished", "stopped_by_guard")
+"""States of a run that has nothing left to do."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.world import World
 from worldrl.strict_json import finite
+from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.execution import Execution
 from worldrl.training.files import writing
@@ -46,7 +47,10 @@ ScorerFactory = Callable[[TrainConfig, str | None], Scorer]
 
 
 def train_policy(
-    execution: Execution, model: WorldModel | None, scorer: Scorer | None
+    execution: Execution,
+    model: WorldModel | None,
+    scorer: Scorer | None,
+    gate: Gate | None = None,
 ) -> tuple[PolicyStage, dict[str, Any]]:
     """Train to the end, in the world where there is one; the stage and its last metrics."""
     config, logged = execution.config, execution.logged
@@ -78,6 +82,7 @@ def train_policy(
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
         [world.ensemble for world in worlds] or None,
+        gate,
     )
     execution.restore(stage)
     metrics = run_stage(stage, execution.session, _evaluation(execution, stage, learner, scorer))
@@ -89,9 +94,23 @@ def train_policy(
                 f"update {good:,}: {trip.reason}",
                 file=sys.stderr,
             )
+    if gate is not None:
+        _say_what_was_accepted(execution, stage)
     if any(trips):
         metrics["guard"] = [trip and trip.reason for trip in trips]
     return stage, metrics
+
+
+def _say_what_was_accepted(execution: Execution, stage: PolicyStage) -> None:
+    standings = [standing for group in stage.groups for standing in group.standings]
+    for seed, standing in zip(execution.seeds, standings, strict=True):
+        if standing.times == 0:
+            print(
+                f"worldrl: warning: no policy of seed {seed} was accepted, and its result is the "
+                "untrained one: all went where the world model is unsure. Lower "
+                "acceptance.horizon, or set acceptance=none",
+                file=sys.stderr,
+            )
 
 
 def _worlds(execution: Execution, model: WorldModel) -> list[World]:

@@ -52,15 +52,15 @@ def load_world(path: Path, device: torch.device) -> WorldModel:
         RunError: the files are missing or damaged.
     """
     saved = load_model(path, device)
-    terminator = _part(saved.tensors, "terminator/")
-    ensemble = ensemble_from(_part(saved.tensors, "ensemble/"))
+    terminator = tensors_under(saved.tensors, "terminator/")
+    ensemble = ensemble_from(tensors_under(saved.tensors, "ensemble/"))
     return WorldModel(World(ensemble, terminator), saved.plain)
 
 
 def ensemble_from(tensors: dict[str, Tensor]) -> Ensemble:
     """The inverse of :func:`worldrl.training.stages.flat` for an ensemble."""
     return Ensemble(
-        _part(tensors, "parameters/"),
+        tensors_under(tensors, "parameters/"),
         Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
         Standardizer(tensors["targets/mean"], tensors["targets/scale"]),
         tensors["elites"],
@@ -70,14 +70,15 @@ def ensemble_from(tensors: dict[str, Tensor]) -> Ensemble:
 def reward_from(tensors: dict[str, Tensor]) -> DynamicsReward:
     """The same for a dynamics reward."""
     return DynamicsReward(
-        _part(tensors, "parameters/"),
+        tensors_under(tensors, "parameters/"),
         Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
         tensors["logged"],
         tensors["generated"],
     )
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def tensors_under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, by the rest of their names."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
