@@ -48,10 +48,14 @@ class PolicyStage:
         self._guard = config.guard
         autocast = config.precision == "bf16"
         device = logged.rows.device
-        updates = [
-            compiled(update_function(learner, logged, autocast, phase), compile_update, device)
-            for phase in range(learner.phases)
-        ]
+        last = learner.phases - 1
+        kinds = {
+            phase: compiled(
+                update_function(learner, logged, autocast, phase), compile_update, device
+            )
+            for phase in {0, last}
+        }
+        updates = [kinds[0]] * last + [kinds[last]]
         firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
         nothing, log = [None] * len(groups), logged.log
         sampler = row_sampler(config.sampling, logged)

@@ -17,7 +17,7 @@ from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
 from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Context, Imagination, Learner, LearnerState, Noise
+from worldrl.types import Context, DelayedTargets, Imagination, Learner, LearnerState, Noise
 
 #: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
@@ -60,7 +60,8 @@ class PolicyGroup:
         self.memories = [Memory()] * members
         self._block = block_length(learner, self.batch_size)
         self._noise: tuple[int, Noise, Tensor, Tensor] | None = None
-        self.scales = value_scales(logged, self.state["settings"], sampler, learner.phases)
+        turn = learner.target_every if isinstance(learner, DelayedTargets) else 1
+        self.scales = value_scales(logged, self.state["settings"], sampler, turn)
         self._remedy = remedy(config)
 
         self.experience: Experience | None = None
@@ -256,19 +257,19 @@ def block_length(learner: Learner, batch_size: int) -> int:
 
 
 def value_scales(
-    logged: Logged, settings: Mapping[str, Tensor], sampler: RowSampler, phases: int = 1
+    logged: Logged, settings: Mapping[str, Tensor], sampler: RowSampler, turn: int = 1
 ) -> list[Scale]:
     """What values can be, for each member: no lag without a target network, of a learner without
     values a reward.
 
     Args:
-        phases: of the learner, whose target network follows once a turn.
+        turn: updates of which one moves the target networks.
     """
     largest = float(logged.transitions.reward.abs().max())
     typical = math.sqrt(sampler.mean_square(logged.transitions.reward))
     one = torch.ones_like(next(iter(settings.values())))
     discounts = settings.get("discount", 0 * one)
-    lags = phases / settings.get("target_rate", one)
+    lags = turn / settings.get("target_rate", one)
     return [
         Scale(largest, typical, discount, lag)
         for discount, lag in zip(discounts.tolist(), lags.tolist(), strict=True)
