@@ -10,6 +10,7 @@ if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
 __version__ = "0.1.0"
 __all__ = [
     "evaluate",
+    "finetune",
     "label",
     "load_config",
     "load_dataset",

@@ -52,9 +52,10 @@ def _append(run_dir: Path, result: Result) -> None:
     from worldrl.training.run_directory import RunDirectory
 
     path = RunDirectory.open(run_dir).eval_file
+    online = result.environment_steps
     row = {
-        "stage": "train",
-        "step": max(result.steps or (0,)),
+        "stage": "train" if online is None else "finetune",
+        "step": max(result.steps or (0,)) if online is None else online,
         "command": "evaluate",
         **result.to_json(),
     }

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import GuardSettings, TrainConfig
+from worldrl.config.schema import FinetuneConfig, GuardSettings, TrainConfig
 from worldrl.imagination.experience import Experience
 from worldrl.models.mlp import stack
 from worldrl.random import draw, generator
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
+from worldrl.training.online import OnlineExperience
 from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Context, DelayedTargets, Imagination, Learner, LearnerState, Noise
+from worldrl.types import Context, DelayedTargets, Learner, LearnerState, Noise
 
 #: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
@@ -37,13 +38,14 @@ class PolicyGroup:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: TrainConfig | FinetuneConfig,
         learner: Learner,
         seeds: Sequence[int],
         first: int,  # number of the first seed's member in the run's population
         logged: Logged,
         sampler: RowSampler,  # of the logged rows of batches
-        imagination: Imagination | None,
+        experience: Experience | OnlineExperience | None,  # None: all rows are logged
+        real: int,  # logged rows of a batch
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
     ) -> None:
@@ -64,17 +66,7 @@ class PolicyGroup:
         self.scales = value_scales(logged, self.state["settings"], sampler, turn)
         self._remedy = remedy(config)
 
-        self.experience: Experience | None = None
-        self.real = self.batch_size
-        if imagination is not None:
-            settings = config.imagination
-            assert settings.kind != "none"
-            # 0.29 * 100 is 28.999...: still 29 rows.
-            self.real = int(settings.real_ratio * self.batch_size + 1e-9)
-            width = logged.rows.shape[1]
-            self.experience = Experience(
-                imagination, members, settings.every, settings.retain, width, device
-            )
+        self.experience, self.real = experience, real
 
     @property
     def stopped(self) -> bool:
@@ -101,7 +93,7 @@ class PolicyGroup:
                     return
             self._run_updates(end - self.step)
 
-    def _stop_without_rows(self, experience: Experience) -> None:
+    def _stop_without_rows(self, experience: Experience | OnlineExperience) -> None:
         for member, rows in enumerate(experience.rows_held()):
             if rows == 0 and self.trips[member] is None:
                 self.trips[member] = Trip(NOTHING_IMAGINED, self.step)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from worldrl.config.schema import FinetuneConfig
 from worldrl.errors import RunError
 from worldrl.registry import Registry
 from worldrl.training.execution import Execution
@@ -31,6 +32,7 @@ MODELS: Registry[ModelTrainer] = Registry(
 def world_of(execution: Execution) -> WorldModel:
     """The run's world model: its own, a given run's, or a new one."""
     run, config = execution.run, execution.config
+    assert not isinstance(config, FinetuneConfig)  # which has no world
     if not (run.model / "model.json").exists():
         if config.model.source is not None:
             model = _borrowed(execution, Path(config.model.source))
@@ -61,4 +63,5 @@ def _borrowed(execution: Execution, source: Path) -> WorldModel:
             f"{metadata.source}",
             file=sys.stderr,
         )
+    assert not isinstance(execution.config, FinetuneConfig)
     return with_termination(model, execution.config.termination, metadata.env_id, execution.logged)
