@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 __all__ = [
     "evaluate",
     "evaluate_offline",
+    "finetune",
     "join",
     "label",
     "load_config",

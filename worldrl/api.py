@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,20 @@ from torch import Tensor
 from worldrl.config.judging import JudgeSettings
 from worldrl.config.label import LabelSettings
 from worldrl.config.loader import load_config
-from worldrl.config.schema import Config, PretrainConfig, TrainConfig
+from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
 from worldrl.config.selection import SelectSettings
 from worldrl.data.actions import from_unit
 from worldrl.data.dataset import load as load_dataset
 from worldrl.data.export import Extras, export
 from worldrl.data.measures import Summary, summary
 from worldrl.data.pieces import joined, pieces
-from worldrl.errors import ConfigError, DataError, RunError
+from worldrl.errors import ConfigError, DataError, EnvironmentSetupError, RunError
 from worldrl.learners import LEARNERS
 from worldrl.strict_json import finite
 from worldrl.training import checkpoint, run
 from worldrl.training.label_file import LabelResult, check_out, label_file
 from worldrl.training.logged import Logged, logged
-from worldrl.training.offline import judge_of_runs, worlds_of
+from worldrl.training.offline import judge_of_runs, termination_of, worlds_of
 from worldrl.training.pretrain import given_world
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run import RunResult
@@ -38,6 +38,8 @@ from worldrl.training.train import Scorer
 from worldrl.types import Parameters, Policy
 
 if TYPE_CHECKING:
+    import gymnasium
+
     from worldrl.envs import Scoring
     from worldrl.evaluation.off_policy import OfflineResult
     from worldrl.evaluation.result import Result
@@ -47,6 +49,7 @@ __all__ = [
     "LoadedPolicy",
     "evaluate",
     "evaluate_offline",
+    "finetune",
     "join",
     "label",
     "load_config",
@@ -75,9 +78,20 @@ def train(config: Config, out: str | Path | None = None, quiet: bool = False) ->
     return run.start(config, None if out is None else Path(out), quiet, scorer)
 
 
+def finetune(config: Config, out: str | Path | None = None, quiet: bool = False) -> RunResult:
+    """Go on in the environment from what a run learned from logged data; ``worldrl finetune``.
+
+    Args:
+        config: ``load_config("finetune", "wsrl", {"run": RUN, "env_id": "Hopper-v5"})``, say.
+    """
+    if not isinstance(config, FinetuneConfig):
+        raise ConfigError("finetune needs the settings of a finetune recipe")
+    return run.start(config, None if out is None else Path(out), quiet, scorer, environments)
+
+
 def resume(path: str | Path, quiet: bool = False) -> RunResult:
     """Continue a run that was stopped or killed; ``worldrl resume``."""
-    return run.resume(Path(path), quiet, scorer)
+    return run.resume(Path(path), quiet, scorer, environments)
 
 
 def label(
@@ -162,7 +176,7 @@ def select(
         rows = logged(dataset, torch.device(device), reward_transform(source, dataset))
         policy.check_fits(rows)
         worlds = worlds_of(policy.run, policy.settings) if model is None else Path(model)
-        world = given_world(worlds, rows, dataset.metadata, policy.settings.termination)
+        world = given_world(worlds, rows, dataset.metadata, termination_of(policy.settings))
         own = policy.member(settings.member)
         keep = choose.visited_rows(dataset, rows, world, policy.learner, own, settings)
         notes |= {
@@ -213,6 +227,7 @@ class LoadedPolicy:
     Attributes:
         population: P, the members of the run.
         steps: ``(P,)``, updates of each member's policy.
+        environment_steps: that each member was fine-tuned for; None where it was not.
         stopped_by_guard: ``(P,)``, members whose last good policy this is, not their last.
         shared_model: all members learned in one world model.
         env_id: the environment of the run's data, if the data says.
@@ -223,7 +238,7 @@ class LoadedPolicy:
         directory, last = checkpoint.located(Path(path))
         settings = directory.read_config()
         saved = None if last is None else checkpoint.load(last, device, state=False)
-        if saved is None or "policy" not in saved.plain or not isinstance(settings, TrainConfig):
+        if saved is None or "policy" not in saved.plain or isinstance(settings, PretrainConfig):
             raise RunError(
                 f"{path} holds no policy yet. It comes with the first checkpoint of `worldrl "
                 "train`; a pretrain run holds a world model only."
@@ -236,14 +251,14 @@ class LoadedPolicy:
         self.stopped_by_guard = tuple(
             trip is not None for group in progress["groups"] for trip in group["trips"]
         )
-        good_steps = [
-            memory["good_step"] for group in progress["groups"] for memory in group["guards"]
-        ]
-        kept = settings.acceptance.kind != "none"
+        kept = isinstance(settings, TrainConfig) and settings.acceptance.kind != "none"
         self.steps = tuple(
-            good if kept or stopped else saved.plain["step"]
-            for good, stopped in zip(good_steps, self.stopped_by_guard, strict=True)
+            memory["good_step"] if kept or trip is not None else group["step"]
+            for group in progress["groups"]
+            for trip, memory in zip(group["trips"], group["guards"], strict=True)
         )
+        online = isinstance(settings, FinetuneConfig)
+        self.environment_steps: int | None = saved.plain["step"] if online else None
         self.observation_size: int = facts["observation_size"]
         self.env_id: str | None = facts["env_id"]
         self.shared_model: bool = facts["shared_model"]
@@ -317,14 +332,19 @@ def evaluate(
         EnvironmentSetupError: the environment is unknown or does not fit.
     """
     policy = load_policy(path, device)
-    evaluation = policy.settings.evaluation
-    requested = env_id or evaluation.env_id
-    allow = env_id is not None or evaluation.allow_other_environment
+    settings = policy.settings
+    if env_id is not None:
+        scoring = _scoring(policy.env_id, env_id, True)
+    elif isinstance(settings, FinetuneConfig):
+        scoring = online_scoring(settings, policy.env_id)
+    else:
+        own = settings.evaluation
+        scoring = _scoring(policy.env_id, own.env_id, own.allow_other_environment)
     result = _score(
         policy,
         policy.population,
         (policy.action_low, policy.action_high),
-        _scoring(policy.env_id, requested, allow),
+        scoring,
         episodes,
         seed,
         device,
@@ -334,6 +354,7 @@ def evaluate(
         steps=policy.steps,
         stopped_by_guard=policy.stopped_by_guard,
         shared_model=policy.shared_model,
+        environment_steps=policy.environment_steps,
     )
 
 
@@ -382,9 +403,10 @@ def evaluate_offline(
             scoring = _scoring(policy.env_id, env_id, True)
             result = _score(policy, policy.population, bounds, scoring, episodes, seed, device)
             played = [float(np.mean(row)) for row in result.returns]
-        own = policy.settings.imagination.kind != "none" and (
-            worlds_of(policy.run, policy.settings).resolve() == worlds.resolve()
+        imagined = isinstance(policy.settings, TrainConfig) and (
+            policy.settings.imagination.kind != "none"
         )
+        own = imagined and worlds_of(policy.run, policy.settings).resolve() == worlds.resolve()
         found += [
             Judged(
                 str(path),
@@ -437,10 +459,43 @@ def study_true_dynamics(
     return true_dynamics(env_id, configs, partial(make, env_id), scorer, path, quiet)
 
 
-def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:
+def environments(settings: FinetuneConfig, recorded: str | None) -> Callable[[], gymnasium.Env]:
+    """What builds the environments that policies are fine-tuned in."""
+    factory = online_scoring(settings, recorded).factory
+    factory().close()  # says now, not after hours, what is missing
+    return factory
+
+
+def online_scoring(settings: FinetuneConfig, recorded: str | None) -> Scoring:
+    """The environment to fine-tune and to score in.
+
+    Raises:
+        EnvironmentSetupError: none is named, it cannot be built, or it is another one than the
+            data's and ``settings`` do not allow that.
+    """
+    if recorded is None and settings.env_id is None:
+        raise EnvironmentSetupError(
+            "the data does not name the environment that recorded it. Say where to go on: "
+            "env_id=Hopper-v5, for example."
+        )
+    scoring = _scoring(recorded, settings.env_id, True)
+    if scoring.other_environment and not settings.allow_other_environment:
+        raise EnvironmentSetupError(
+            f"the data was recorded in '{scoring.recorded_env_id}', and '{scoring.env_id}' is "
+            "another environment. Set allow_other_environment=true to fine-tune and score there; "
+            "results are marked."
+        )
+    return scoring
+
+
+def scorer(settings: TrainConfig | FinetuneConfig, recorded: str | None) -> Scorer:
     """Scores policies during training as ``settings.evaluation`` says."""
     evaluation = settings.evaluation
-    scoring = _scoring(recorded, evaluation.env_id, evaluation.allow_other_environment)
+    if isinstance(settings, FinetuneConfig):
+        scoring = online_scoring(settings, recorded)
+    else:
+        own = settings.evaluation
+        scoring = _scoring(recorded, own.env_id, own.allow_other_environment)
     scoring.factory().close()  # says now, not after hours, what is missing
 
     def score(

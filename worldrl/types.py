@@ -169,7 +169,8 @@ class Learner(Protocol):
 
     @property
     def phases(self) -> int:
-        """Kinds of update that take turns: 2 where the actor learns at every second one."""
+        """Updates of a turn: 2 where the actor learns at every second one. All but the last of a
+        turn are alike."""
         ...
 
     def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
@@ -215,4 +216,14 @@ class ValueLearner(Protocol):
 
     def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
         """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, not of their targets."""
+        ...
+
+
+@runtime_checkable
+class DelayedTargets(Protocol):
+    """A learner whose target networks do not follow at every update."""
+
+    @property
+    def target_every(self) -> int:
+        """Updates of which one moves them."""
         ...

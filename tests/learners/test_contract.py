@@ -49,6 +49,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             "critic_loss": {"kind": "hl_gauss", "num_bins": 11},
         },
         {"init": "orthogonal"},
+        {"num_critics": 4, "target_critics": 2, "actor_every": 3, "actor_values": "mean"},
+        {"backup_actions": 3},
     ],
     "cql": [
         {"gap_target": 1.0},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from support import batch_of, context_of, converted, of_member, tree_map
 from torch import Tensor
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
@@ -58,6 +59,17 @@ def batches(count: int, dtype: torch.dtype = torch.float64) -> list[tuple[Batch,
     return found
 
 
+def with_own_noise(sac: SAC, updates: list[tuple[Batch, Noise]]) -> list[tuple[Batch, Noise]]:
+    """The same batches with noise of the learner's own, for settings that draw more."""
+    generator = torch.Generator().manual_seed(2)
+    found = []
+    for batch, _ in updates:
+        drawn = [sac.noise(generator, 1, B) for _ in range(P)]
+        noise = {name: torch.cat([one[name] for one in drawn]).double() for name in drawn[0]}
+        found.append((batch, noise))
+    return found
+
+
 class Reference:
     """One member, trained by torch.autograd and torch.optim.Adam; rows and critics in loops."""
 
@@ -103,9 +115,11 @@ class Reference:
         return action, (density - (1 - action**2 + 1e-6).log()).sum()
 
     def value(self, critics: list[Parameters], observation: Tensor, action: Tensor) -> Tensor:
+        return min(self.values(critics, observation, action))
+
+    def values(self, critics: list[Parameters], observation: Tensor, action: Tensor) -> Any:
         joined = torch.cat([observation, action])
-        values = [self.network(critic, joined).squeeze() for critic in critics]
-        return torch.stack(values).min()
+        return [self.network(critic, joined).squeeze() for critic in critics]
 
     def update(self, batch: Batch, noise: Noise, member: int) -> dict[str, float]:
         own, rows = self.settings, range(B)
@@ -114,17 +128,27 @@ class Reference:
             temperature = temperature.clamp(max=own.max_temperature)
 
         backups, spread = [], 0.0
+        heard = self.targets
+        if own.target_critics is not None:
+            ranks = noise["target_critics"][member].tolist()
+            best = sorted(range(len(ranks)), key=lambda m: -ranks[m])[: own.target_critics]
+            heard = [self.targets[m] for m in best]
         with torch.no_grad():
             for row in rows:
                 following = batch.next_observation[member, row]
-                action, density = self.act(following, noise["actions"][member, 0, row])
-                value = self.value(self.targets, following, action)
-                each = [self.value([target], following, action) for target in self.targets]
-                spread += (sum(each) / len(each) - min(each)).item() / B
-                if own.entropy_in_target:
-                    value = value - temperature * density
+                draws = [noise["actions"][member, 0, row]]
+                if own.backup_actions > 1:
+                    draws += list(noise["further_actions"][member, row])
+                    assert len(draws) == own.backup_actions
+                candidates = []
+                for draw in draws:
+                    action, density = self.act(following, draw)
+                    each = self.values(heard, following, action)
+                    spread += (sum(each) / len(each) - min(each)).item() / B / len(draws)
+                    soft = temperature * density if own.entropy_in_target else 0.0
+                    candidates.append(min(each) - soft)
                 go_on = 1 - batch.terminated[member, row]
-                backups.append(batch.reward[member, row] + own.discount * go_on * value)
+                backups.append(batch.reward[member, row] + own.discount * go_on * max(candidates))
 
         loss, total_value = torch.zeros(()).double(), 0.0
         for critic in self.critics:
@@ -136,19 +160,34 @@ class Reference:
         self.critic_adam.zero_grad()
         loss.backward()
         self.critic_adam.step()
+        with torch.no_grad():
+            for critic, target in zip(self.critics, self.targets, strict=True):
+                for name, value in target.items():
+                    value.mul_(1 - own.target_rate).add_(own.target_rate * critic[name])
+        self.updates += 1
+        found = {
+            "critic_loss": loss.item(),
+            "value_mean": total_value,
+            "backup_mean": torch.stack(backups).mean().item(),
+            **({"value_spread": spread} if len(self.critics) > 2 else {}),
+        }
+        if self.updates % own.actor_every:
+            return found
 
         actor_loss, densities = torch.zeros(()).double(), []
         for row in rows:
             action, density = self.act(
                 batch.observation[member, row], noise["actions"][member, 1, row]
             )
-            value = self.value(self.critics, batch.observation[member, row], action)
+            each = self.values(self.critics, batch.observation[member, row], action)
+            value = sum(each) / len(each) if own.actor_values == "mean" else min(each)
             actor_loss = actor_loss + (temperature * density - value) / B
             densities.append(density.item())
         self.actor_adam.zero_grad()
         actor_loss.backward()
         if own.actor_schedule == "cosine":
-            share = 0.5 * (1 + math.cos(math.pi * min(self.updates / NUM_UPDATES, 1)))
+            before = self.updates - own.actor_every
+            share = 0.5 * (1 + math.cos(math.pi * min(before / NUM_UPDATES, 1)))
             self.actor_adam.param_groups[0]["lr"] = own.actor_learning_rate * share
         self.actor_adam.step()
 
@@ -158,19 +197,10 @@ class Reference:
             self.temperature_adam.zero_grad()
             (-self.log_temperature * (mean_density + entropy)).backward()
             self.temperature_adam.step()
-        with torch.no_grad():
-            for critic, target in zip(self.critics, self.targets, strict=True):
-                for name, value in target.items():
-                    value.mul_(1 - own.target_rate).add_(own.target_rate * critic[name])
-        self.updates += 1
-        return {
-            "critic_loss": loss.item(),
+        return found | {
             "actor_loss": actor_loss.item(),
-            "value_mean": total_value,
-            "backup_mean": torch.stack(backups).mean().item(),
             "temperature": temperature.item(),
             "entropy": -mean_density,
-            **({"value_spread": spread} if len(self.critics) > 2 else {}),
         }
 
 
@@ -187,7 +217,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layer normalisation": {"layer_norm": True},
     "no discount": {"discount": 0.0},
     "edac initialisation": {"init": "edac", "num_critics": 3},
-}
+    "two random critics of five": {"num_critics": 5, "target_critics": 2},
+    "the best of three next actions": {"backup_actions": 3, "num_critics": 3},
+    "the actor at every second update": {"actor_every": 2},
+    "the critics' mean": {"actor_values": "mean", "num_critics": 3},
+    "wsrl on antmaze": {
+        "num_critics": 10, "target_critics": 2, "backup_actions": 10, "actor_every": 4,
+        "layer_norm": True, "entropy_in_target": False,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -197,9 +235,10 @@ def test_five_updates_equal_the_reference(changes):
     for name, value in state["target"].items():  # targets unlike critics, as later in a run
         value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name)))
     references = [Reference(sac, state, member) for member in range(P)]
-    for batch, noise in batches(5):
-        metrics = sac.update(state, batch, noise, CONTEXT)
-        assert set(metrics) == set(sac.metric_names)
+    for number, (batch, noise) in enumerate(with_own_noise(sac, batches(5))):
+        metrics = sac.update(state, batch, noise, CONTEXT, number % sac.phases)
+        if number % sac.phases == sac.phases - 1:
+            assert set(metrics) == set(sac.metric_names)
         for member, reference in enumerate(references):
             wanted = reference.update(batch, noise, member)
             found = {name: value[member].item() for name, value in metrics.items()}
@@ -427,6 +466,17 @@ def test_every_setting_that_may_differ_does_make_a_difference():
             for key, value in reference[part].items()
         )
         assert not same, name
+
+
+def test_random_target_critics_are_others_every_time_and_each_as_often():
+    sac = learner(num_critics=5, target_critics=2)
+    ranks = sac.noise(torch.Generator().manual_seed(0), 500, B)["target_critics"]
+    chosen = ranks.topk(2, 1).indices
+    assert (chosen[:, 0] != chosen[:, 1]).all()
+    counts = torch.bincount(chosen.flatten(), minlength=5)
+    assert (counts - 200).abs().max() < 5 * 200**0.5
+    with pytest.raises(ValidationError, match="there are"):
+        settings(num_critics=2, target_critics=3)
 
 
 def test_target_starts_as_a_copy_of_the_critic():

@@ -28,7 +28,7 @@ def list_recipes(
         return
     width = max(len(name) for names in table.values() for name in names)
     for stage, names in table.items():
-        print(f"worldrl {stage} RECIPE")
+        print(f"worldrl {stage} {'RUN --recipe ' if stage == 'finetune' else ''}RECIPE")
         for name, text in names.items():
             print(f"  {name:<{width}}  {text}")
 

@@ -109,9 +109,10 @@ def _append(run_dir: Path, result: Result) -> None:
     from worldrl.training.files import writing
 
     path = located(run_dir)[0].eval_file
+    online = result.environment_steps
     row = {
-        "stage": "train",
-        "step": max(result.steps or (0,)),
+        "stage": "train" if online is None else "finetune",
+        "step": max(result.steps or (0,)) if online is None else online,
         "command": "evaluate",
         **result.to_json(),
     }

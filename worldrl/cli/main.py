@@ -26,6 +26,7 @@ COMMANDS = {
     "data": Command("worldrl.cli.data:app", "Inspect, import, export, collect and label datasets."),
     "pretrain": Command("worldrl.cli.pretrain:pretrain", "Learn a world model from a dataset."),
     "train": Command("worldrl.cli.train:train", "Train a policy, in imagination or from the data."),
+    "finetune": Command("worldrl.cli.finetune:finetune", "Go on online from an offline run."),
     "evaluate": Command("worldrl.cli.evaluate:evaluate", "Score a trained policy."),
     "resume": Command("worldrl.cli.resume:resume", "Continue a run that was stopped."),
     "study": Command("worldrl.cli.study:app", "Run an experiment that explains a method."),
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         build(selected)(arguments, prog_name="worldrl")
     except SystemExit as end:
-        if end.code == 2 and selected in ("pretrain", "train"):
+        if end.code == 2 and selected in ("pretrain", "train", "finetune"):
             print("Settings are written key=value: dataset=FILE num_updates=1000", file=sys.stderr)
         return _finish(end.code)
     except WorldRLError as error:

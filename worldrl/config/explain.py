@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from worldrl.config.fields import Path, as_text, expected, group_of
-from worldrl.config.schema import TrainConfig
+from worldrl.config.schema import FinetuneConfig, TrainConfig
 from worldrl.errors import ConfigError, suggestion
 
 _LABELS = ("stage", "recipe")
@@ -35,8 +35,8 @@ def explain(prefix: str = "") -> list[Setting]:
     Raises:
         ConfigError: no setting is called so.
     """
-    # A group that several learners have is explained once.
-    every = list(dict.fromkeys(_settings(TrainConfig)))
+    # A group that several learners have is explained once, and so is what both stages have.
+    every = list(dict.fromkeys([*_settings(TrainConfig), *_settings(FinetuneConfig)]))
     found = [one for one in every if f"{one.key}.".startswith(f"{prefix}.") or not prefix]
     if not found:
         names = {".".join(one.key.split(".")[:depth]) for one in every for depth in (1, 2, 3)}

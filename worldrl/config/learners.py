@@ -114,6 +114,25 @@ class SACSettings(SoftSettings):
     kind: Literal["sac"] = "sac"
     diversity: PerMember[NonNegativeFloat] = 0.0
     """Weight of a loss that turns the critics' slopes in the action apart (EDAC's eta)."""
+    target_critics: PositiveInt | None = None
+    """Targets take the least of so many critics, drawn anew at every update (REDQ); None: of
+    all."""
+    backup_actions: PositiveInt = 1
+    """Next actions drawn for a target, which takes the best of them."""
+    actor_values: Literal["least", "mean"] = "least"
+    """What the actor raises, over the critics."""
+    actor_every: PositiveInt = 1
+    """Updates of the critics to one of the actor and the temperature."""
+
+    @model_validator(mode="after")
+    def _targets_hear_critics_that_exist(self) -> Self:
+        if self.target_critics is not None and self.target_critics > self.num_critics:
+            raise ValueError(
+                f"target_critics is {self.target_critics}, and num_critics is {self.num_critics}: "
+                "targets cannot take the least of more than there are. Set learner.num_critics=10, "
+                "or lower target_critics"
+            )
+        return self
 
     @model_validator(mode="after")
     def _diversity_is_of_several(self) -> Self:

@@ -28,7 +28,8 @@ from worldrl.config.fields import (
     is_whole,
     walk,
 )
-from worldrl.config.schema import Config, PretrainConfig, TrainConfig
+from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
+from worldrl.config.warm_start import refuse_other_networks, starting_from_run
 from worldrl.errors import ConfigError, suggestion
 
 SHORTHANDS = {
@@ -44,9 +45,12 @@ SHORTHANDS = {
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 """``["a.b=c", ...]`` as typed on a command line, or ``{"a.b": value}`` with Python values."""
 
-_ROOTS: dict[str, type[PretrainConfig] | type[TrainConfig]] = {
+Root: TypeAlias = type[PretrainConfig] | type[TrainConfig] | type[FinetuneConfig]
+
+_ROOTS: dict[str, Root] = {
     "pretrain": PretrainConfig,
     "train": TrainConfig,
+    "finetune": FinetuneConfig,
 }
 _ARGUMENTS = "arguments"  # the origin of what stands on the command line
 _RESERVED = ("stage", "recipe", "tasks")
@@ -86,12 +90,16 @@ def load_config(
     stage: Literal["train"], recipe: str = "", overrides: Overrides = ()
 ) -> TrainConfig: ...
 @overload
+def load_config(
+    stage: Literal["finetune"], recipe: str = "", overrides: Overrides = ()
+) -> FinetuneConfig: ...
+@overload
 def load_config(stage: str, recipe: str = "", overrides: Overrides = ()) -> Config: ...
 def load_config(stage: str, recipe: str = "", overrides: Overrides = ()) -> Config:
     """The configuration of one run.
 
     Args:
-        stage: ``pretrain`` or ``train``.
+        stage: ``pretrain``, ``train`` or ``finetune``.
         recipe: a shipped name, the path of a YAML file, or empty for the defaults alone.
         overrides: ``["a.b=c", ...]`` or ``{"a.b": value}``.
 
@@ -102,7 +110,10 @@ def load_config(stage: str, recipe: str = "", overrides: Overrides = ()) -> Conf
     gathered, base = _gather(stage, recipe, overrides)
     if stage == "train":
         gathered = _with_a_trained_model(gathered)
-    return _checked(stage, gathered, base)
+    config = _checked(stage, gathered, base)
+    if isinstance(config, FinetuneConfig):
+        refuse_other_networks(config)
+    return config
 
 
 def load_saved(path: str) -> Config:
@@ -194,6 +205,8 @@ def _gather(stage: str, recipe: str, overrides: Overrides) -> tuple[_Gathered, s
     root = _root(stage)
     chain = recipes.read(stage, recipe)
     typed = _override_layer(overrides)
+    if stage == "finetune":
+        chain = starting_from_run(chain, typed)
     task = _task(_source([part.settings for part in chain] + [typed]))
     gathered: _Gathered = {}
     for part in chain:
@@ -233,7 +246,7 @@ def _drop_pessimism_of_recipes(gathered: _Gathered) -> None:
                 del gathered["imagination", group, name]
 
 
-def _root(stage: str) -> type[PretrainConfig] | type[TrainConfig]:
+def _root(stage: str) -> Root:
     if stage not in _ROOTS:
         raise ConfigError(
             f"unknown stage '{stage}'{suggestion(stage, _ROOTS)}; known: {', '.join(_ROOTS)}"

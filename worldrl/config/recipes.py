@@ -5,7 +5,7 @@ A recipe file holds settings and, beside them, up to three keys that are no sett
 ``recipe``
     the shipped recipe that it starts from,
 ``stage``
-    ``pretrain`` or ``train``, where the file wants to be sure,
+    ``pretrain``, ``train`` or ``finetune``, where the file wants to be sure,
 ``tasks``
     settings of single tasks, by D4RL name; the row of ``hopper-medium-v2`` is taken when
     ``dataset.source`` is ``d4rl:hopper-medium-v2`` or a file of that name, and the row ``other``
@@ -25,7 +25,7 @@ from typing import Any
 from worldrl.config import yaml_subset
 from worldrl.errors import ConfigError, suggestion
 
-STAGES = ("pretrain", "train")
+STAGES = ("pretrain", "train", "finetune")
 OTHER = "other"  # the row of datasets that no row names
 _SHIPPED = "recipe "  # begins the origin of what a shipped recipe says
 MAX_BYTES = 1_000_000  # a recipe is a page of text; anything larger is another kind of file
@@ -82,7 +82,7 @@ def read(stage: str, recipe: str) -> list[Recipe]:
     """The chain of recipes to apply, the base first.
 
     Args:
-        stage: ``pretrain`` or ``train``.
+        stage: one of :data:`STAGES`.
         recipe: a shipped name or the path of a YAML file; empty for no recipe at all.
 
     Raises:

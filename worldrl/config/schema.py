@@ -1,7 +1,7 @@
 """The schema of every setting and its default.
 
-Two roots: :class:`PretrainConfig` for ``worldrl pretrain`` and :class:`TrainConfig` for
-``worldrl train``. Nothing here imports torch.
+Three roots: :class:`PretrainConfig` for ``worldrl pretrain``, :class:`TrainConfig` for
+``worldrl train`` and :class:`FinetuneConfig` for ``worldrl finetune``. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -339,14 +339,19 @@ ImaginationSettings = Annotated[
 ]
 
 
-class EvaluationSettings(Settings):
+class EpisodeSettings(Settings):
+    """The episodes that score a policy."""
+
+    episodes: PositiveInt = 10
+    seed: NonNegativeInt = 0
+    """Of the episodes' starts, the same for every member and update."""
+
+
+class EvaluationSettings(EpisodeSettings):
     """How policies are scored during training."""
 
     env_id: str | None = None
     """None: the dataset's own environment."""
-    episodes: PositiveInt = 10
-    seed: NonNegativeInt = 0
-    """Of the episodes' starts, the same for every member and update."""
     allow_other_environment: bool = False
     """Score in another environment than the data's; the result is marked."""
 
@@ -397,6 +402,13 @@ class RunSettings(Settings):
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is None:
             raise ValueError(f"device={value} is no device; use auto, cpu, cuda or cuda:0")
         return value
+
+    @model_validator(mode="after")
+    def _lists_have_one_value_a_member(self) -> Self:
+        wrong = list(wrong_lengths(self, self.population))
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 class PretrainConfig(RunSettings):
@@ -452,13 +464,6 @@ class TrainConfig(RunSettings):
                 "seeds, and this run learns one. Train them with `worldrl pretrain ensemble "
                 "population=3` and name that run with model=RUN, or set acceptance=none"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _lists_have_one_value_a_member(self) -> Self:
-        wrong = list(wrong_lengths(self, self.population))
-        if wrong:
-            raise ValueError("; ".join(wrong))
         return self
 
     def _judges(self, imagination: BranchedSettings) -> int:
@@ -558,4 +563,81 @@ class TrainConfig(RunSettings):
         return self
 
 
-Config = PretrainConfig | TrainConfig
+class FootingSettings(Settings):
+    """When to say that fine-tuning loses what the offline run had learned."""
+
+    steps: NonNegativeInt = 20_000
+    """After the warm-up in which to look; 0: never."""
+    max_value_shift: PositiveFloat = 0.3
+    """Of mean Q on the warm-up's transitions, as a share of its size before the first update."""
+    max_return_drop: PositiveFloat = 0.25
+    """Of the latest episodes' mean return, as a share of that of the warm-up's."""
+
+
+class FinetuneConfig(RunSettings):
+    """``worldrl finetune``: go on in the environment from what was learned from logged data."""
+
+    stage: Literal["finetune"] = "finetune"
+    recipe: str = ""
+    run: str | None = None
+    """The run of `worldrl train` to go on from."""
+    weights: Literal["run", "fresh"] = "run"
+    """run: its policies, critics and temperature; fresh: none, its data alone."""
+    tile_noise: NonNegativeFloat = 0.01
+    """Where more critics are asked for than the run has, its critics are repeated, and weights of
+    the repeated ones changed by a normal draw times this times themselves."""
+    env_id: str | None = None
+    """None: the dataset's own environment."""
+    allow_other_environment: bool = False
+    """Learn and score in another environment than the data's; results are marked."""
+    dataset: DatasetSettings
+    learner: Learner = SACSettings()
+    offline_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a batch that is from the dataset; the rest is from the environment."""
+    num_steps: PositiveInt = 500_000
+    """Of each member in its environment, the warm-up's among them; all intervals count them."""
+    warmup_steps: NonNegativeInt = 5_000
+    """Before the first update."""
+    warmup_policy: Literal["learned", "uniform"] = "learned"
+    """What acts in the warm-up."""
+    updates_per_step: PositiveInt = 1
+    """Updates that follow every step after the warm-up."""
+    replay_capacity: PositiveInt = 2_000_000
+    """Latest transitions that are kept of each member."""
+    eval_every: NonNegativeInt = 0
+    """Steps between evaluations; there is one before the first step too. 0: none."""
+    evaluation: EpisodeSettings = EpisodeSettings()
+    footing: FootingSettings = FootingSettings()
+    guard: GuardSettings = GuardSettings()
+
+    @property
+    def num_updates(self) -> int:
+        """Of each member, in all."""
+        return (self.num_steps - self.warmup_steps) * self.updates_per_step
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> Self:
+        if self.num_steps <= self.warmup_steps:
+            raise ValueError(
+                f"num_steps is {self.num_steps}, and warmup_steps is {self.warmup_steps}: no step "
+                "would be left to learn from. Set more, or a shorter warm-up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_learner_can_go_on(self) -> Self:
+        why = {
+            "bc": "clones what is logged and has no values to improve it by",
+            "cql": "is made for logged data alone",
+            "mobile": "asks a world model, and here is none",
+        }.get(self.learner.kind)
+        if why is not None:
+            raise ValueError(
+                f"learner.kind is {self.learner.kind}, which {why}. Go on from a run of sac, cql "
+                "or mobile with learner.kind=sac, from one of td3bc, rebrac, prdc or iql with its "
+                "own, or start afresh on a run's data with --recipe rlpd"
+            )
+        return self
+
+
+Config = PretrainConfig | TrainConfig | FinetuneConfig

@@ -58,6 +58,8 @@ class Result:
 
     shared_model: bool = False
     """All members learned in one world model: intervals over them are too narrow."""
+    environment_steps: int | None = None
+    """Of every member that fine-tuned its policy online; None where none did."""
 
     @property
     def members(self) -> int:
@@ -103,6 +105,8 @@ class Result:
         if self.steps is not None:
             value["step"] = max(self.steps)
             value["steps"] = self.steps
+        if self.environment_steps is not None:
+            value |= {"online": True, "environment_steps": self.environment_steps}
         if self.stopped_by_guard is not None:
             value["stopped_by_guard"] = self.stopped_by_guard
         if self.normalized:
@@ -139,6 +143,11 @@ class Result:
         if self.shared_model:
             lines.append(
                 "Marked: all members learned in one world model; the interval is too narrow."
+            )
+        if self.environment_steps is not None:
+            lines.append(
+                f"Marked: fine-tuned online, {self.environment_steps:,} steps in the environment "
+                "a member."
             )
         if self.other_environment:
             lines.append(

@@ -112,8 +112,8 @@ def _play(
     device: torch.device | str,
 ) -> EpisodeReturns:
     population, slots = len(envs), len(envs[0])
-    size = _observation_size(envs[0][0])
-    env_low, env_high = _action_bounds(envs[0][0], len(action_low))
+    size = observation_size(envs[0][0])
+    env_low, env_high = action_bounds(envs[0][0], len(action_low))
     returns = np.zeros((population, episodes))
     lengths = np.zeros((population, episodes), np.int64)
     observation = np.zeros((population, BLOCK, size), np.float32)
@@ -169,7 +169,12 @@ def _act(
     return action.detach().to("cpu", torch.float32).numpy()
 
 
-def _observation_size(env: Env) -> int:
+def observation_size(env: Env) -> int:
+    """Numbers of an observation.
+
+    Raises:
+        EnvironmentSetupError: observations are no arrays.
+    """
     shape = getattr(env.observation_space, "shape", None)
     if not shape:
         raise EnvironmentSetupError(
@@ -179,8 +184,12 @@ def _observation_size(env: Env) -> int:
     return int(np.prod(shape))
 
 
-def _action_bounds(env: Env, action_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The environment's own bounds, ``(A,)`` each."""
+def action_bounds(env: Env, action_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The environment's own bounds, ``(A,)`` each.
+
+    Raises:
+        EnvironmentSetupError: its actions are not ``action_size`` continuous numbers.
+    """
     low, high = (getattr(env.action_space, name, None) for name in ("low", "high"))
     if low is None or high is None or low.shape != (action_size,):
         raise EnvironmentSetupError(

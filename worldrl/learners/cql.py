@@ -95,9 +95,9 @@ class CQL:
         policy = tanh_gaussian(state["actor"], observation)
         next_policy = tanh_gaussian(state["actor"], following)
 
-        actions, densities = _several(next_policy).sample(noise["targets"])
-        values = self._values(state["target"], support, following, actions).amin(1)
-        next_value, best = values.max(-1)
+        actions, densities = next_policy.several().sample(noise["targets"])
+        values = self.critics.values_of_several(state["target"], support, following, actions)
+        next_value, best = values.amin(1).max(-1)
         if self.settings.entropy_in_target:
             density = densities.gather(-1, best[..., None])[..., 0]
             next_value = next_value - temperature[:, None] * density
@@ -116,7 +116,9 @@ class CQL:
             losses, values = self.critics.loss(
                 critic, support, observation, batch.action, backup[:, None]
             )
-            elsewhere = self._values(critic, support, observation[:, lowered], candidates)
+            elsewhere = self.critics.values_of_several(
+                critic, support, observation[:, lowered], candidates
+            )
             # The densities make the sum over samples an integral over actions.
             soft_maximum = (elsewhere - densities[:, None]).logsumexp(-1)  # (P, M, R)
             gaps = self._gaps(soft_maximum, values[..., :logged], own)  # (P, M)
@@ -151,22 +153,13 @@ class CQL:
     ) -> tuple[Tensor, Tensor]:
         """Actions ``(P, B, 3n, A)`` and the log-densities ``(P, B, 3n)`` they were drawn with."""
         uniform = noise["uniform"]
-        here, here_density = _several(policy).sample(noise["policy"][:, 0])
-        there, there_density = _several(next_policy).sample(noise["policy"][:, 1])
+        here, here_density = policy.several().sample(noise["policy"][:, 0])
+        there, there_density = next_policy.several().sample(noise["policy"][:, 1])
         flat = torch.full_like(here_density, -self.action_size * math.log(2))
         return (
             torch.cat([uniform, there, here], 2),
             torch.cat([flat, there_density, here_density], 2),
         )
-
-    def _values(
-        self, critic: Parameters, support: Parameters, observation: Tensor, actions: Tensor
-    ) -> Tensor:
-        """Of several actions a row: ``(P, B, S), (P, B, k, A) -> (P, M, B, k)``."""
-        rows, each = actions.shape[1:3]
-        repeated = observation[:, :, None].expand(-1, -1, each, -1)
-        values = self.critics.values(critic, support, repeated.flatten(1, 2), actions.flatten(1, 2))
-        return values.reshape(*values.shape[:2], rows, each)
 
     def _gaps(self, lowered: Tensor, raised: Tensor, own: dict[str, Tensor]) -> Tensor:
         """``(P, M, R), (P, M, L) -> (P, M)``: what the conservative term closes."""
@@ -182,8 +175,3 @@ class CQL:
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """Sample with ``noise``, or the squashed mean without."""
         return self.sac.act(policy, observation, noise)
-
-
-def _several(policy: TanhGaussian) -> TanhGaussian:
-    """To sample ``(P, B, k, A)``."""
-    return TanhGaussian(policy.mean[:, :, None], policy.log_std[:, :, None])

@@ -78,6 +78,15 @@ class Critics:
             return at_least_float32(scalar_mlp(critic, inputs))
         return self._expectation(at_least_float32(mlp(critic, inputs)), support)
 
+    def values_of_several(
+        self, critic: Parameters, support: Parameters, observation: Tensor, actions: Tensor
+    ) -> Tensor:
+        """Of several actions a row: ``(P, B, S), (P, B, n, A) -> (P, M, B, n)``."""
+        rows, each = actions.shape[1:3]
+        repeated = observation[:, :, None].expand(-1, -1, each, -1)
+        values = self.values(critic, support, repeated.flatten(1, 2), actions.flatten(1, 2))
+        return values.reshape(*values.shape[:2], rows, each)
+
     def loss(
         self,
         critic: Parameters,

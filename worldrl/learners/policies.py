@@ -21,6 +21,10 @@ class TanhGaussian(NamedTuple):
     mean: Tensor  # (P, B, A), before tanh
     log_std: Tensor  # (P, B, A)
 
+    def several(self) -> TanhGaussian:
+        """To sample ``(P, B, n, A)``: n actions a row."""
+        return TanhGaussian(self.mean[:, :, None], self.log_std[:, :, None])
+
     def sample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reparameterised action ``(P, B, A)`` and its log-density ``(P, B)``.
 

@@ -29,8 +29,6 @@ from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Par
 class SAC:
     """Soft actor-critic for a population of P members."""
 
-    phases = 1
-
     def __init__(
         self, settings: SoftSettings, observation_size: int, action_size: int, num_updates: int
     ) -> None:
@@ -39,7 +37,12 @@ class SAC:
         self.action_size = action_size
         self.num_updates = num_updates
         self.critics = Critics(settings, observation_size, action_size)
-        self.diverse = isinstance(settings, SACSettings) and settings.diversity != 0.0
+        # MOBILE and CQL have targets and turns of their own: to them these are the plain ones.
+        own = settings if isinstance(settings, SACSettings) else SACSettings()
+        self.diverse = own.diversity != 0.0
+        self.target_critics, self.backup_actions = own.target_critics, own.backup_actions
+        self.actor_values = own.actor_values
+        self.phases = own.actor_every
         self.metric_names = (
             *("critic_loss", "value_mean", "backup_mean", "actor_loss", "temperature", "entropy"),
             *(("value_spread",) if settings.num_critics > 2 else ()),
@@ -92,37 +95,75 @@ class SAC:
         }
 
     def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Noise:
-        """Standard normals for the target's and the actor's actions."""
-        shape = (count, 2, batch_size, self.action_size)
-        return {"actions": torch.randn(shape, generator=generator, device=generator.device)}
+        """Standard normals for the target's and the actor's actions and, where asked for, for the
+        target's further actions; and ranks of which the highest choose the targets' critics."""
+        device, size, further = generator.device, self.action_size, self.backup_actions - 1
+        shape = (count, 2, batch_size, size)
+        drawn = {"actions": torch.randn(shape, generator=generator, device=device)}
+        if further:
+            shape = (count, batch_size, further, size)
+            drawn["further_actions"] = torch.randn(shape, generator=generator, device=device)
+        if self.target_critics is not None:
+            ranks = (count, self.settings.num_critics)
+            drawn["target_critics"] = torch.rand(ranks, generator=generator, device=device)
+        return drawn
 
     def update(
         self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
     ) -> Metrics:
-        """One critic, actor, temperature and target step, in place."""
+        """One critic and target step and, in the last phase, an actor and temperature step, in
+        place."""
         backup, metrics = self.backup(state, batch, noise)
-        return metrics | self.learn(state, batch, noise, backup)
+        improve = phase == self.phases - 1
+        return metrics | self.learn(state, batch, noise, backup, improve)
 
     def backup(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         """The critics' targets ``(P, B)``, and what they say."""
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
         following = standardized(state["inputs"], batch.next_observation)
-        next_action, next_log_density = tanh_gaussian(state["actor"], following).sample(
-            noise["actions"][:, 0]
+        actions = noise["actions"][:, 0, :, None]
+        if self.backup_actions > 1:
+            actions = torch.cat([actions, noise["further_actions"]], 2)
+        next_actions, next_log_densities = (
+            tanh_gaussian(state["actor"], following).several().sample(actions)
         )
-        next_values = self.critics.values(state["target"], state["support"], following, next_action)
+        next_values = self.critics.values_of_several(
+            self._heard(state["target"], noise), state["support"], following, next_actions
+        )  # (P, M, B, n)
         next_value = next_values.amin(1)
         metrics = {}
         if "value_spread" in self.metric_names:
             # What the least of many takes off: large where imagined rollouts end, say (RAVL).
-            metrics["value_spread"] = (next_values.mean(1) - next_value).mean(-1)
+            metrics["value_spread"] = (next_values.mean(1) - next_value).mean((1, 2))
         if self.settings.entropy_in_target:
-            next_value = next_value - self.temperature(state)[:, None] * next_log_density
+            next_value = next_value - self.temperature(state)[:, None, None] * next_log_densities
+        next_value = next_value.amax(-1)
         discount = own["discount"][:, None] * (1 - batch.terminated)
         return batch.reward + discount * next_value, metrics
 
-    def learn(self, state: LearnerState, batch: Batch, noise: Noise, backup: Tensor) -> Metrics:
-        """One update in place of critics whose targets ``(P, B)`` are given, and of the rest."""
+    def _heard(self, target: Parameters, noise: Noise) -> Parameters:
+        """The target critics of an update: all, or a random few of each member (REDQ: Chen et al.
+        2021, arXiv 2101.05982)."""
+        if self.target_critics is None:
+            return target
+        ranks = noise["target_critics"]
+        chosen = ranks.topk(self.target_critics, 1).indices  # (P, target_critics)
+        member = torch.arange(len(ranks), device=ranks.device)[:, None]
+        return {name: value[member, chosen] for name, value in target.items()}
+
+    def learn(
+        self,
+        state: LearnerState,
+        batch: Batch,
+        noise: Noise,
+        backup: Tensor,
+        improve: bool = True,
+    ) -> Metrics:
+        """One update in place of critics whose targets ``(P, B)`` are given, and of the rest.
+
+        Args:
+            improve: the actor and the temperature learn too.
+        """
         critic, support = state["critic"], state["support"]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
         observation = standardized(state["inputs"], batch.observation)
@@ -144,7 +185,9 @@ class SAC:
                 critic, support, observation, batch.action, backup[:, None]
             )
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
-        improved = self.improve_policy(state, observation, noise["actions"][:, 1])
+        improved = {}
+        if improve:
+            improved = self.improve_policy(state, observation, noise["actions"][:, 1])
         move_target(state["target"], critic, own["target_rate"])
         return {
             "critic_loss": losses.mean(-1).sum(1),
@@ -161,7 +204,7 @@ class SAC:
         return value.minimum(state["settings"]["max_temperature"].to(value.dtype))
 
     def improve_policy(self, state: LearnerState, observation: Tensor, noise: Tensor) -> Metrics:
-        """The actor's step towards the least of the critics' values, and the temperature's.
+        """The actor's step towards the critics' least or mean value, and the temperature's.
 
         Args:
             observation: ``(P, B, S)``, as the networks see it.
@@ -173,7 +216,8 @@ class SAC:
 
         def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             action, log_density = tanh_gaussian(actor, observation).sample(noise)
-            values = self.critics.values(critic, support, observation, action).amin(1)
+            values = self.critics.values(critic, support, observation, action)
+            values = values.mean(1) if self.actor_values == "mean" else values.amin(1)
             per_member = (temperature[:, None] * log_density - values).mean(-1)
             return per_member.sum(), (per_member, log_density.mean(-1))
 
@@ -202,8 +246,8 @@ class SAC:
 
     def actor_decay(self, state: LearnerState) -> Tensor:
         """The schedule's factor ``(P,)`` on the actor's learning rate."""
-        steps: Tensor = state["actor_adam"].steps
-        return decay(self.settings.actor_schedule, steps, self.num_updates)
+        updates: Tensor = state["actor_adam"].steps * self.phases
+        return decay(self.settings.actor_schedule, updates, self.num_updates)
 
     def policy_parameters(self, state: LearnerState) -> Parameters:
         """The actor network, and how it sees observations."""

@@ -59,6 +59,7 @@ class TD3:
     """The learner of an :class:`Algorithm`, for a population of P members."""
 
     phases = 2
+    target_every = 2
 
     def __init__(
         self, settings: TD3Settings, observation_size: int, action_size: int, algorithm: Algorithm

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from worldrl.config.schema import GuardSettings, TrainConfig
+from worldrl.config.schema import FinetuneConfig, GuardSettings, TrainConfig
 
 #: Updates over which growth is measured, and for which it must last.
 WINDOW = 1_000
@@ -115,12 +115,14 @@ def check(
     return Verdict(trip, memory, reading)
 
 
-def remedy(config: TrainConfig) -> str:
+def remedy(config: TrainConfig | FinetuneConfig) -> str:
     """The settings to change when a member was stopped."""
-    imagination = config.imagination
     if config.learner.kind == "bc":
         return "lower learner.learning_rate"
-    if imagination.kind == "none":
+    if isinstance(config, FinetuneConfig):
+        data = "" if config.offline_ratio else ", or learn from the data too (--recipe rlpd)"
+        return f"lower learner.critic_learning_rate or updates_per_step{data}"
+    if config.imagination.kind == "none":
         norm = "" if config.learner.layer_norm else "set learner.layer_norm=true, "
         return (
             f"lower learner.critic_learning_rate or learner.target_rate, {norm}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worldrl.config.schema import Config, TrainConfig
+from worldrl.config.schema import Config, PretrainConfig
 from worldrl.training import checkpoint
 from worldrl.training.metrics import MetricsWriter, last_values
 from worldrl.training.progress import Progress
@@ -17,7 +17,10 @@ from worldrl.training.signals import StopRequests
 from worldrl.training.stages import Stage
 
 #: Of every interval, what the progress line shows where a stage reports it.
-HEADLINE = ("holdout_mse", "epoch", "discriminator_loss", "critic_loss", "value_mean", "actor_loss")
+HEADLINE = (
+    *("holdout_mse", "epoch", "discriminator_loss", "episode_return"),
+    *("critic_loss", "value_mean", "actor_loss"),
+)
 
 
 class StoppedEarly(Exception):
@@ -68,7 +71,7 @@ def run_stage(
         StoppedEarly: SIGTERM or SIGINT came; a checkpoint was written.
     """
     config = session.config
-    eval_every = config.eval_every if isinstance(config, TrainConfig) else 0
+    eval_every = 0 if isinstance(config, PretrainConfig) else config.eval_every
     # Killed after its last checkpoint, a stage has nothing left to do but said what it found.
     last = last_values(session.run.metrics_file, stage.name) if stage.finished else {}
     session.write_status("running", stage)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from worldrl.config.judging import JudgeSettings
-from worldrl.config.schema import DatasetSettings, TrainConfig
+from worldrl.config.schema import DatasetSettings, FinetuneConfig, TerminationSettings, TrainConfig
 from worldrl.data.dataset import load
 from worldrl.errors import RunError
 from worldrl.training.judge import Judge, make_judge, read_values, values_config
@@ -29,14 +29,15 @@ class Bench(NamedTuple):
     protocol: dict[str, Any]  # JSON-able
 
 
-def worlds_of(run: Path, config: TrainConfig) -> Path:
+def worlds_of(run: Path, config: TrainConfig | FinetuneConfig) -> Path:
     """The run whose worlds a policy learned in: the one it was given, or its own.
 
     Raises:
         RunError: it learned without a model.
     """
-    if config.model.source is not None and Path(config.model.source).is_dir():
-        return Path(config.model.source)
+    given = config.model.source if isinstance(config, TrainConfig) else None
+    if given is not None and Path(given).is_dir():
+        return Path(given)
     if (run / "model" / "model.json").exists():
         return run
     raise RunError(
@@ -45,10 +46,15 @@ def worlds_of(run: Path, config: TrainConfig) -> Path:
     )
 
 
+def termination_of(config: TrainConfig | FinetuneConfig) -> TerminationSettings:
+    """How a run's imagined episodes end; fine-tuning imagines none."""
+    return config.termination if isinstance(config, TrainConfig) else TerminationSettings()
+
+
 def judge_of_runs(
     worlds: Path,
     dataset: DatasetSettings,
-    like: TrainConfig,
+    like: TrainConfig | FinetuneConfig,
     settings: JudgeSettings,
     device: torch.device,
     quiet: bool = False,
@@ -63,7 +69,7 @@ def judge_of_runs(
     """
     data = load(dataset.source, env_id=dataset.env_id, max_episode_steps=dataset.max_episode_steps)
     rows = logged(data, device, reward_transform(dataset, data))
-    model = given_world(worlds, rows, data.metadata, like.termination)
+    model = given_world(worlds, rows, data.metadata, termination_of(like))
     seeds: list[int] = model.facts["seeds"]
     wanted = values_config(
         settings, dataset, seeds, like.model_copy(update={"device": device.type})

@@ -8,13 +8,16 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import ImaginationSettings, TrainConfig
+from worldrl.config.sampling import UniformSampling
+from worldrl.config.schema import FinetuneConfig, ImaginationSettings, TrainConfig
 from worldrl.imagination.buffer import bytes_needed, check_memory
+from worldrl.imagination.experience import Experience
 from worldrl.rows import unpack
 from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled
 from worldrl.training.guards import Trip
 from worldrl.training.logged import Logged
+from worldrl.training.online import OnlineExperience
 from worldrl.training.policy_group import PolicyGroup, Update
 from worldrl.training.sampling import row_sampler
 from worldrl.training.stages import Snapshot, common_step, join, split
@@ -37,7 +40,7 @@ class PolicyStage:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: TrainConfig | FinetuneConfig,
         learner: Learner,
         groups: Sequence[Sequence[int]],
         logged: Logged,
@@ -45,18 +48,32 @@ class PolicyStage:
         compile_update: bool,
         models: Sequence[DynamicsModel] | None = None,
         gate: Gate | None = None,
+        online: Sequence[OnlineExperience] | None = None,
     ) -> None:
+        """
+        Args:
+            imaginations, models, online: one a group, where there are any.
+        """
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
         device = logged.rows.device
-        updates = [
-            compiled(update_function(learner, logged, autocast, phase), compile_update, device)
-            for phase in range(learner.phases)
-        ]
+        last = learner.phases - 1
+        kinds = {
+            phase: compiled(
+                update_function(learner, logged, autocast, phase), compile_update, device
+            )
+            for phase in {0, last}
+        }
+        updates = [kinds[0]] * last + [kinds[last]]
         firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
         nothing, log = [None] * len(groups), logged.log
-        sampler = row_sampler(config.sampling, logged)
+        sampling = config.sampling if isinstance(config, TrainConfig) else UniformSampling()
+        sampler = row_sampler(sampling, logged)
+        experiences: Sequence[Experience | OnlineExperience | None] = online or [
+            imagined_experience(config, imagination, len(seeds), logged) if imagination else None
+            for imagination, seeds in zip(imaginations or nothing, groups, strict=True)
+        ]
         self.groups = [
             PolicyGroup(
                 config,
@@ -65,13 +82,14 @@ class PolicyStage:
                 first,
                 logged,
                 sampler,
-                imagination,
+                experience,
+                logged_rows(config),
                 Context(log, model),
                 updates,
                 gate,
             )
-            for seeds, first, imagination, model in zip(
-                groups, firsts, imaginations or nothing, models or nothing, strict=True
+            for seeds, first, experience, model in zip(
+                groups, firsts, experiences, models or nothing, strict=True
             )
         ]
 
@@ -120,6 +138,27 @@ class PolicyStage:
         parts = split(snapshot.state, [len(group.seeds) for group in self.groups])
         for group, part, plain in zip(self.groups, parts, snapshot.plain["groups"], strict=True):
             group.restore(part, plain)
+
+
+def logged_rows(config: TrainConfig | FinetuneConfig) -> int:
+    """Rows of a batch that are from the log."""
+    size = config.learner.batch_size
+    if isinstance(config, FinetuneConfig):
+        share = config.offline_ratio
+    else:
+        share = 1.0 if config.imagination.kind == "none" else config.imagination.real_ratio
+    return int(share * size + 1e-9)  # 0.29 * 100 is 28.999...: still 29 rows
+
+
+def imagined_experience(
+    config: TrainConfig | FinetuneConfig, imagination: Imagination, members: int, logged: Logged
+) -> Experience:
+    """The synthetic buffer of a group, kept as the settings say."""
+    assert isinstance(config, TrainConfig)
+    settings = config.imagination
+    assert settings.kind != "none"
+    width, device = logged.rows.shape[1], logged.rows.device
+    return Experience(imagination, members, settings.every, settings.retain, width, device)
 
 
 def check_buffers(imagination: ImaginationSettings, members: int, logged: Logged) -> None:

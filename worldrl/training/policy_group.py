@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import GuardSettings, TrainConfig
+from worldrl.config.schema import FinetuneConfig, GuardSettings, TrainConfig
 from worldrl.imagination.experience import Experience
 from worldrl.models.mlp import stack
 from worldrl.random import draw, generator
 from worldrl.training.acceptance import Gate, Standing
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
+from worldrl.training.online import OnlineExperience
 from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Context, Imagination, Learner, LearnerState, Noise, Parameters
+from worldrl.types import Context, DelayedTargets, Learner, LearnerState, Noise, Parameters
 
 #: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
@@ -39,13 +40,14 @@ class PolicyGroup:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: TrainConfig | FinetuneConfig,
         learner: Learner,
         seeds: Sequence[int],
         first: int,  # number of the first seed's member in the run's population
         logged: Logged,
         sampler: RowSampler,  # of the logged rows of batches
-        imagination: Imagination | None,
+        experience: Experience | OnlineExperience | None,  # None: all rows are logged
+        real: int,  # logged rows of a batch
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
         gate: Gate | None = None,
@@ -65,20 +67,11 @@ class PolicyGroup:
         self.memories = [Memory()] * members
         self._block = block_length(learner, self.batch_size)
         self._noise: tuple[int, Noise, Tensor, Tensor] | None = None
-        self.scales = value_scales(logged, self.state["settings"], sampler, learner.phases)
+        turn = learner.target_every if isinstance(learner, DelayedTargets) else 1
+        self.scales = value_scales(logged, self.state["settings"], sampler, turn)
         self._remedy = remedy(config)
 
-        self.experience: Experience | None = None
-        self.real = self.batch_size
-        if imagination is not None:
-            settings = config.imagination
-            assert settings.kind != "none"
-            # 0.29 * 100 is 28.999...: still 29 rows.
-            self.real = int(settings.real_ratio * self.batch_size + 1e-9)
-            width = logged.rows.shape[1]
-            self.experience = Experience(
-                imagination, members, settings.every, settings.retain, width, device
-            )
+        self.experience, self.real = experience, real
 
     @property
     def stopped(self) -> bool:
@@ -132,7 +125,7 @@ class PolicyGroup:
         for name, value in flat(self.state).items():
             self.good[name][member] = value[member]
 
-    def _stop_without_rows(self, experience: Experience) -> None:
+    def _stop_without_rows(self, experience: Experience | OnlineExperience) -> None:
         for member, rows in enumerate(experience.rows_held()):
             if rows == 0 and self.trips[member] is None:
                 self.trips[member] = Trip(NOTHING_IMAGINED, self.step)
@@ -296,19 +289,19 @@ def block_length(learner: Learner, batch_size: int) -> int:
 
 
 def value_scales(
-    logged: Logged, settings: Mapping[str, Tensor], sampler: RowSampler, phases: int = 1
+    logged: Logged, settings: Mapping[str, Tensor], sampler: RowSampler, turn: int = 1
 ) -> list[Scale]:
     """What values can be, for each member: no lag without a target network, of a learner without
     values a reward.
 
     Args:
-        phases: of the learner, whose target network follows once a turn.
+        turn: updates of which one moves the target networks.
     """
     largest = float(logged.transitions.reward.abs().max())
     typical = math.sqrt(sampler.mean_square(logged.transitions.reward))
     one = torch.ones_like(next(iter(settings.values())))
     discounts = settings.get("discount", 0 * one)
-    lags = phases / settings.get("target_rate", one)
+    lags = turn / settings.get("target_rate", one)
     return [
         Scale(largest, typical, discount, lag)
         for discount, lag in zip(discounts.tolist(), lags.tolist(), strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from worldrl.config.schema import TerminationSettings
+from worldrl.config.schema import FinetuneConfig, TerminationSettings
 from worldrl.data.dataset import Metadata
 from worldrl.errors import RunError
 from worldrl.registry import Registry
@@ -36,6 +36,7 @@ def world_of(execution: Execution) -> WorldModel:
     """The run's world model: its own, a given run's, or a new one; with a dynamics reward where the
     run's imagination asks for one."""
     run, config = execution.run, execution.config
+    assert not isinstance(config, FinetuneConfig)  # which has no world
     if not (run.model / "model.json").exists():
         if config.model.source is not None:
             model = _borrowed(execution, Path(config.model.source))
@@ -50,9 +51,9 @@ def world_of(execution: Execution) -> WorldModel:
 
 
 def _borrowed(execution: Execution, source: Path) -> WorldModel:
-    model = given_world(
-        source, execution.logged, execution.dataset.metadata, execution.config.termination
-    )
+    config = execution.config
+    assert not isinstance(config, FinetuneConfig)
+    model = given_world(source, execution.logged, execution.dataset.metadata, config.termination)
     return of_seeds(model, execution.seeds, str(source))
 
 

@@ -6,6 +6,7 @@ import sys
 
 from torch import Tensor
 
+from worldrl.config.schema import FinetuneConfig
 from worldrl.errors import ConfigError
 from worldrl.models.world import World
 from worldrl.strict_json import finite
@@ -34,6 +35,7 @@ STEPS_WORTH_COMPILING = 6_000
 def pretrain_ensemble(execution: Execution) -> WorldModel:
     """See :data:`worldrl.training.pretrain.MODELS`."""
     config, logged = execution.config, execution.logged
+    assert not isinstance(config, FinetuneConfig)
     env_id = execution.dataset.metadata.env_id
     test = choose_test_episodes(execution.dataset, config.model.test_ratio)
     rows = trainable_rows(logged, test)

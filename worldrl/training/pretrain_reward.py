@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from worldrl.config.filters import DynamicsRewardSettings
-from worldrl.config.schema import TrainConfig
+from worldrl.config.schema import EnsembleSettings, TrainConfig
 from worldrl.strict_json import finite
 from worldrl.training.checkpoint import SavedModel, load_model, save_model
 from worldrl.training.dynamics_reward import DynamicsRewardStage
@@ -26,18 +26,20 @@ def with_reward(execution: Execution, model: WorldModel) -> WorldModel:
     config, run = execution.config, execution.run
     if not isinstance(config, TrainConfig) or config.imagination.kind != "branched":
         return model
-    if config.imagination.filter.kind == "none":
+    chosen = config.imagination.filter
+    if chosen.kind == "none":
         return model
+    settings = chosen.reward
     if not (run.reward / "model.json").exists():
-        found = _given(execution) or _learned(execution, config.imagination.filter.reward)
+        found = _given(execution, config.model) or _learned(execution, config.model, settings)
         save_model(run.reward, *found)
     reward = reward_from(load_model(run.reward, execution.device).tensors)
     return model._replace(world=model.world._replace(reward=reward))
 
 
-def _given(execution: Execution) -> SavedModel | None:
+def _given(execution: Execution, model: EnsembleSettings) -> SavedModel | None:
     """That of the given model's run, cut to this run's seeds; None where there is none."""
-    source = execution.config.model.source
+    source = model.source
     if source is None or not (RunDirectory(Path(source), None).reward / "model.json").exists():
         return None
     saved = load_model(RunDirectory(Path(source), None).reward, execution.device)
@@ -52,9 +54,11 @@ def _given(execution: Execution) -> SavedModel | None:
     return SavedModel(tensors, {**saved.plain, "seeds": execution.seeds})
 
 
-def _learned(execution: Execution, settings: DynamicsRewardSettings) -> SavedModel:
+def _learned(
+    execution: Execution, model: EnsembleSettings, settings: DynamicsRewardSettings
+) -> SavedModel:
     config, logged = execution.config, execution.logged
-    test = choose_test_episodes(execution.dataset, config.model.test_ratio)
+    test = choose_test_episodes(execution.dataset, model.test_ratio)
     stage = DynamicsRewardStage(
         settings,
         execution.groups,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worldrl.config.schema import Config, TrainConfig
+from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
 from worldrl.errors import ModelError, RunError, WorldRLError
+from worldrl.evaluation.returns import Env
 from worldrl.training import checkpoint
 from worldrl.training.acceptance import Gate
 from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
+from worldrl.training.finetune import EnvironmentFactory, check_finetuning, finetune
 from worldrl.training.judge import load_judge, make_judge, read_values, save_judge, values_config
 from worldrl.training.loop import Session, StoppedEarly
 from worldrl.training.metrics import MetricsWriter, truncate_after
@@ -22,7 +25,7 @@ from worldrl.training.pretrain import given_world, world_of
 from worldrl.training.run_directory import DONE, RunDirectory, RunState, Status
 from worldrl.training.sampling import row_sampler
 from worldrl.training.signals import StopRequests
-from worldrl.training.train import Scorer, ScorerFactory, train_policy
+from worldrl.training.train import LearningStage, Scorer, ScorerFactory, train_policy
 from worldrl.training.world_model import load_world
 
 
@@ -43,6 +46,7 @@ def start(
     out: Path | None = None,
     quiet: bool = False,
     scorers: ScorerFactory | None = None,
+    environments: EnvironmentFactory | None = None,
 ) -> RunResult:
     """Run ``config`` in a new run directory.
 
@@ -50,6 +54,7 @@ def start(
         out: a new or empty directory; None makes one under ``runs/``.
         quiet: no progress lines.
         scorers: builds environments for ``eval_every``; without it none is ever built.
+        environments: builds those that are learned in; fine-tuning needs it.
 
     Raises:
         WorldRLError: something is wrong with the settings, the data, the model or the directory.
@@ -57,14 +62,19 @@ def start(
     config = _with_whole_paths(config)
     with RunDirectory.create(out, config) as run, settings_restored():
         try:
-            return _execute(run, config, quiet, scorers, None)
+            return _execute(run, config, quiet, scorers, environments, None)
         except WorldRLError:
             if not run.status_file.exists():  # no stage began: the name is free for another try
                 run.remove()
             raise
 
 
-def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None) -> RunResult:
+def resume(
+    path: Path,
+    quiet: bool = False,
+    scorers: ScorerFactory | None = None,
+    environments: EnvironmentFactory | None = None,
+) -> RunResult:
     """Continue a stopped or killed run exactly; a finished one is left as it is.
 
     Raises:
@@ -88,7 +98,7 @@ def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None
             )
         last = checkpoint.last_checkpoint(run)
         saved = None if last is None else checkpoint.load(last)
-        return _execute(run, config, quiet, scorers, saved)
+        return _execute(run, config, quiet, scorers, environments, saved)
 
 
 def _execute(
@@ -96,6 +106,7 @@ def _execute(
     config: Config,
     quiet: bool,
     scorers: ScorerFactory | None,
+    environments: EnvironmentFactory | None,
     saved: checkpoint.Checkpoint | None,
 ) -> RunResult:
     """Every stage that is not done yet; what can be refused without work is refused first."""
@@ -104,6 +115,11 @@ def _execute(
     if isinstance(config, TrainConfig):
         check_buffers(config.imagination, config.population, execution.logged)
         row_sampler(config.sampling, execution.logged)
+    environment = None
+    if isinstance(config, FinetuneConfig):
+        check_finetuning(config, execution)
+        assert environments is not None
+        environment = environments(config, execution.dataset.metadata.env_id)
     execution.launch()
     nothing: dict[str, Any] = {"stage": "pretrain", "step": -1, "seconds": 0.0}
     before = nothing if saved is None else saved.plain
@@ -115,7 +131,7 @@ def _execute(
             run, config, metrics, stop, quiet, {}, float(before["seconds"]), time.monotonic()
         )
         try:
-            return _stages(execution, scorer)
+            return _stages(execution, scorer, environment)
         except WorldRLError:
             if run.status_file.exists():
                 run.write_status(replace(run.read_status(), state="failed"))
@@ -132,16 +148,23 @@ def _execute(
             )
 
 
-def _stages(execution: Execution, scorer: Scorer | None) -> RunResult:
+def _stages(
+    execution: Execution, scorer: Scorer | None, environment: Callable[[], Env] | None
+) -> RunResult:
     config = execution.config
-    if not isinstance(config, TrainConfig):
+    stage: LearningStage
+    if isinstance(config, PretrainConfig):
         facts = world_of(execution).facts
         return _finish(execution, "pretrain", facts["steps"], facts["metrics"])
-    model = world_of(execution) if config.imagination.kind != "none" else None
-    stage, metrics = train_policy(execution, model, scorer, _gate(execution))
+    if isinstance(config, FinetuneConfig):
+        assert environment is not None
+        stage, metrics = finetune(execution, environment, scorer)
+    else:
+        model = world_of(execution) if config.imagination.kind != "none" else None
+        stage, metrics = train_policy(execution, model, scorer, _gate(execution))
     stopped = all(trip is not None for trip in stage.trips)
     state: RunState = "stopped_by_guard" if stopped else "finished"
-    return _finish(execution, "train", stage.step, metrics, state, config.num_updates)
+    return _finish(execution, stage.name, stage.step, metrics, state, stage.total)
 
 
 def _gate(execution: Execution) -> Gate | None:
@@ -205,7 +228,7 @@ def fit_values(path: Path, config: TrainConfig, quiet: bool = False) -> None:
 def _scorer(execution: Execution, scorers: ScorerFactory | None) -> Scorer | None:
     """Asked for before anything is trained: an environment may turn out to be missing."""
     config = execution.config
-    if not isinstance(config, TrainConfig) or not config.eval_every or scorers is None:
+    if isinstance(config, PretrainConfig) or not config.eval_every or scorers is None:
         return None
     return scorers(config, execution.dataset.metadata.env_id)
 
@@ -225,9 +248,11 @@ def _finish(
 
 def _with_whole_paths(config: Config) -> Config:
     """Local sources as absolute paths, so that a run can be resumed from any folder."""
+    if isinstance(config, FinetuneConfig) and config.run is not None:
+        config = config.model_copy(update={"run": str(Path(config.run).resolve())})
     for group in "dataset", "model":
-        settings = getattr(config, group)
-        if settings.source is not None and Path(settings.source).exists():
+        settings = getattr(config, group, None)  # fine-tuning has no model
+        if settings is not None and settings.source is not None and Path(settings.source).exists():
             whole = settings.model_copy(update={"source": str(Path(settings.source).resolve())})
             config = config.model_copy(update={group: whole})
     if isinstance(config, TrainConfig) and config.acceptance.kind == "ope":

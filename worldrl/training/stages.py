@@ -72,7 +72,8 @@ def group_seeds(seed: int, population: int, device: torch.device) -> list[list[i
 class Progressing(Protocol):
     """What a group tells about how far it is."""
 
-    step: int
+    @property
+    def step(self) -> int: ...
 
     @property
     def finished(self) -> bool: ...

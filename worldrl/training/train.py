@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from worldrl.config.schema import TrainConfig
+from worldrl.config.schema import FinetuneConfig, TrainConfig
 from worldrl.errors import ConfigError
 from worldrl.imagination import IMAGINATIONS
 from worldrl.imagination.setup import Setup
@@ -20,10 +20,12 @@ from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.execution import Execution
 from worldrl.training.files import writing
+from worldrl.training.guards import Trip
 from worldrl.training.loop import run_stage
 from worldrl.training.policy import PolicyStage
+from worldrl.training.stages import Stage
 from worldrl.training.world_model import WorldModel, ends_function, members
-from worldrl.types import Imagination, Learner, Policy
+from worldrl.types import Imagination, Learner, Parameters, Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +45,28 @@ class Scorer(Protocol):
 
 
 #: ``(config, the dataset's environment id) -> Scorer``
-ScorerFactory = Callable[[TrainConfig, str | None], Scorer]
+ScorerFactory = Callable[[TrainConfig | FinetuneConfig, str | None], Scorer]
+
+#: Scores the policies at a step; numbers for the progress line.
+Evaluate = Callable[[int], Mapping[str, float]]
+
+
+class LearningStage(Stage, Protocol):
+    """A stage that trains policies under guards."""
+
+    @property
+    def trips(self) -> list[Trip | None]:
+        """Why each member was stopped early, if it was."""
+        ...
+
+    @property
+    def good_steps(self) -> list[int]:
+        """The update whose policy each member goes back to, or went back to."""
+        ...
+
+    def policy_parameters(self) -> Parameters:
+        """The policies of all members, ``(P, ...)``."""
+        ...
 
 
 def train_policy(
@@ -58,14 +81,7 @@ def train_policy(
     learner = LEARNERS[config.learner.kind](
         config.learner, logged.observation_size, logged.action_size, config.num_updates
     )
-    facts = {
-        "observation_size": logged.observation_size,
-        "action_size": logged.action_size,
-        "action_low": logged.action_low.tolist(),
-        "action_high": logged.action_high.tolist(),
-        "env_id": execution.dataset.metadata.env_id,
-        "shared_model": model is not None and model.facts["shared_model"],
-    }
+    facts = policy_facts(execution, model is not None and model.facts["shared_model"])
     execution.session.plain = {**execution.session.plain, "policy": facts}
     worlds = [] if model is None else _worlds(execution, model)
     if config.learner.kind == "mobile" and worlds[0].ensemble.elites.shape[1] == 1:
@@ -84,8 +100,37 @@ def train_policy(
         [world.ensemble for world in worlds] or None,
         gate,
     )
+    metrics = trained(execution, stage, evaluation(execution, stage, learner, scorer))
+    if gate is not None:
+        _say_what_was_accepted(execution, stage)
+    return stage, metrics
+
+
+def policy_facts(execution: Execution, shared_model: bool = False) -> dict[str, Any]:
+    """What a checkpoint says of its policies beside their weights."""
+    logged = execution.logged
+    return {
+        "observation_size": logged.observation_size,
+        "action_size": logged.action_size,
+        "action_low": logged.action_low.tolist(),
+        "action_high": logged.action_high.tolist(),
+        "env_id": execution.dataset.metadata.env_id,
+        "shared_model": shared_model,
+    }
+
+
+def trained(
+    execution: Execution, stage: LearningStage, evaluate: Evaluate | None, first: bool = False
+) -> dict[str, Any]:
+    """Train from where the run is to its end, and say what the guards did; the last metrics.
+
+    Args:
+        first: evaluate before the first step too.
+    """
     execution.restore(stage)
-    metrics = run_stage(stage, execution.session, _evaluation(execution, stage, learner, scorer))
+    if first and evaluate is not None and stage.step == 0:
+        evaluate(0)
+    metrics = run_stage(stage, execution.session, evaluate)
     trips = stage.trips
     for seed, trip, good in zip(execution.seeds, trips, stage.good_steps, strict=True):
         if trip is not None:
@@ -94,11 +139,9 @@ def train_policy(
                 f"update {good:,}: {trip.reason}",
                 file=sys.stderr,
             )
-    if gate is not None:
-        _say_what_was_accepted(execution, stage)
     if any(trips):
         metrics["guard"] = [trip and trip.reason for trip in trips]
-    return stage, metrics
+    return metrics
 
 
 def _say_what_was_accepted(execution: Execution, stage: PolicyStage) -> None:
@@ -141,9 +184,10 @@ def _imaginations(
     return IMAGINATIONS[config.imagination.kind](config.imagination, setup)
 
 
-def _evaluation(
-    execution: Execution, stage: PolicyStage, learner: Learner, scorer: Scorer | None
-) -> Callable[[int], Mapping[str, float]] | None:
+def evaluation(
+    execution: Execution, stage: LearningStage, learner: Learner, scorer: Scorer | None
+) -> Evaluate | None:
+    """What scores the policies at a step and writes a line of ``eval.jsonl``."""
     if scorer is None:
         return None
 
@@ -161,7 +205,9 @@ def _evaluation(
             execution.device,
         )
         stopped = [trip is not None for trip in stage.trips]
-        line = finite({"stage": "train", "step": step, **record, "stopped_by_guard": stopped})
+        if stage.name == "finetune":
+            record = {**record, "online": True, "environment_steps": step}
+        line = finite({"stage": stage.name, "step": step, **record, "stopped_by_guard": stopped})
         with writing(execution.run.eval_file), open(execution.run.eval_file, "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         return {"return": record["return_mean"]}
