@@ -17,8 +17,10 @@ from worldrl.config.label import LabelSettings
 from worldrl.config.loader import load_config
 from worldrl.config.schema import Config, PretrainConfig, TrainConfig
 from worldrl.data.actions import from_unit
+from worldrl.data.dataset import Dataset
 from worldrl.data.dataset import load as load_dataset
 from worldrl.errors import ConfigError, RunError
+from worldrl.imagination.simulator import Stepper, simulator_stepper
 from worldrl.learners import LEARNERS
 from worldrl.training import checkpoint, run
 from worldrl.training.label_file import LabelResult, label_file
@@ -58,12 +60,12 @@ def train(config: Config, out: str | Path | None = None, quiet: bool = False) ->
     """Learn a policy; ``worldrl train``."""
     if not isinstance(config, TrainConfig):
         raise ConfigError("train needs the settings of a train recipe")
-    return run.start(config, None if out is None else Path(out), quiet, scorer)
+    return run.start(config, None if out is None else Path(out), quiet, scorer, simulator)
 
 
 def resume(path: str | Path, quiet: bool = False) -> RunResult:
     """Continue a run that was stopped or killed; ``worldrl resume``."""
-    return run.resume(Path(path), quiet, scorer)
+    return run.resume(Path(path), quiet, scorer, simulator)
 
 
 def label(
@@ -263,6 +265,28 @@ def scorer(settings: TrainConfig, recorded: str | None) -> Scorer:
         return result.to_json()
 
     return score
+
+
+def simulator(settings: TrainConfig, dataset: Dataset) -> Stepper:
+    """Steps the simulator of ``settings.imagination``, from states as the data shows them.
+
+    Raises:
+        EnvironmentSetupError: it cannot be built, or its state cannot be set.
+    """
+    from worldrl.envs import make_altered
+
+    own, recorded = settings.imagination, dataset.metadata.env_id
+    assert own.kind == "simulator"
+    if own.env_id is None and recorded is None:
+        raise ConfigError(
+            "the data does not name an environment, so there is no simulator to imagine in. Set "
+            "imagination.env_id"
+        )
+    # It need not be the one that recorded the data: the learner holds it against the data.
+    build = _scoring(recorded, own.env_id, allow_other=True).factory
+    altered = partial(make_altered, build, own.gravity, own.friction, own.damping)
+    rows = dataset.transitions()
+    return simulator_stepper(altered, rows.observation, rows.action)
 
 
 def _scoring(recorded: str | None, requested: str | None, allow_other: bool) -> Scoring:

@@ -20,7 +20,9 @@ from worldrl.training.pretrain import world_of
 from worldrl.training.run_directory import RunDirectory, RunState, Status
 from worldrl.training.sampling import row_sampler
 from worldrl.training.signals import StopRequests
+from worldrl.training.simulated import SimulatorFactory, simulated_world
 from worldrl.training.train import Scorer, ScorerFactory, train_policy
+from worldrl.training.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def start(
     out: Path | None = None,
     quiet: bool = False,
     scorers: ScorerFactory | None = None,
+    simulators: SimulatorFactory | None = None,
 ) -> RunResult:
     """Run ``config`` in a new run directory.
 
@@ -47,6 +50,7 @@ def start(
         out: a new or empty directory; None makes one under ``runs/``.
         quiet: no progress lines.
         scorers: builds environments for ``eval_every``; without it none is ever built.
+        simulators: builds those to imagine in.
 
     Raises:
         WorldRLError: something is wrong with the settings, the data, the model or the directory.
@@ -54,14 +58,19 @@ def start(
     config = _with_whole_paths(config)
     with RunDirectory.create(out, config) as run, settings_restored():
         try:
-            return _execute(run, config, quiet, scorers, None)
+            return _execute(run, config, quiet, scorers, simulators, None)
         except WorldRLError:
             if not run.status_file.exists():  # no stage began: the name is free for another try
                 run.remove()
             raise
 
 
-def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None) -> RunResult:
+def resume(
+    path: Path,
+    quiet: bool = False,
+    scorers: ScorerFactory | None = None,
+    simulators: SimulatorFactory | None = None,
+) -> RunResult:
     """Continue a stopped or killed run exactly; a finished one is left as it is.
 
     Raises:
@@ -85,7 +94,7 @@ def resume(path: Path, quiet: bool = False, scorers: ScorerFactory | None = None
             )
         last = checkpoint.last_checkpoint(run)
         saved = None if last is None else checkpoint.load(last)
-        return _execute(run, config, quiet, scorers, saved)
+        return _execute(run, config, quiet, scorers, simulators, saved)
 
 
 def _execute(
@@ -93,12 +102,16 @@ def _execute(
     config: Config,
     quiet: bool,
     scorers: ScorerFactory | None,
+    simulators: SimulatorFactory | None,
     saved: checkpoint.Checkpoint | None,
 ) -> RunResult:
     """Every stage that is not done yet; what can be refused without work is refused first."""
     execution = Execution(run, config, saved)
-    scorer = _scorer(execution, scorers)
+    scorer, simulated = _scorer(execution, scorers), None
     if isinstance(config, TrainConfig):
+        if config.imagination.kind == "simulator":
+            assert simulators is not None
+            simulated = simulated_world(execution, simulators)
         check_buffers(config.imagination, config.population, execution.logged)
         row_sampler(config.sampling, execution.logged)
     execution.launch()
@@ -112,7 +125,7 @@ def _execute(
             run, config, metrics, stop, quiet, {}, float(before["seconds"]), time.monotonic()
         )
         try:
-            return _stages(execution, scorer)
+            return _stages(execution, scorer, simulated)
         except WorldRLError:
             if run.status_file.exists():
                 run.write_status(replace(run.read_status(), state="failed"))
@@ -129,12 +142,14 @@ def _execute(
             )
 
 
-def _stages(execution: Execution, scorer: Scorer | None) -> RunResult:
+def _stages(execution: Execution, scorer: Scorer | None, simulated: WorldModel | None) -> RunResult:
     config = execution.config
     if not isinstance(config, TrainConfig):
         facts = world_of(execution).facts
         return _finish(execution, "pretrain", facts["steps"], facts["metrics"])
-    model = world_of(execution) if config.imagination.kind != "none" else None
+    model = simulated
+    if config.imagination.kind not in ("none", "simulator"):
+        model = world_of(execution)
     stage, metrics = train_policy(execution, model, scorer)
     stopped = all(trip is not None for trip in stage.trips)
     state: RunState = "stopped_by_guard" if stopped else "finished"

@@ -77,7 +77,8 @@ def train_policy(
         None if model is None else _imaginations(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
-        [world.ensemble for world in worlds] or None,
+        # A simulator is for imagination alone: no learner looks into it.
+        [w.ensemble for w in worlds] if config.imagination.kind != "simulator" else None,
     )
     execution.restore(stage)
     metrics = run_stage(stage, execution.session, _evaluation(execution, stage, learner, scorer))

@@ -14,6 +14,7 @@ from torch import Tensor
 from worldrl.config.schema import TerminationSettings
 from worldrl.errors import ConfigError, ModelError
 from worldrl.imagination.setup import Ends
+from worldrl.imagination.simulator import SimulatorModel
 from worldrl.imagination.termination import find_formula, formula
 from worldrl.models.ensemble import Ensemble, Standardizer
 from worldrl.models.world import World
@@ -130,6 +131,8 @@ def of_seeds(model: WorldModel, seeds: Sequence[int], where: str) -> WorldModel:
 def members(world: World, chosen: Sequence[int]) -> World:
     """The world of the members of these numbers."""
     ensemble = world.ensemble
+    if isinstance(ensemble, SimulatorModel):
+        return World(ensemble._replace(elites=ensemble.elites[list(chosen)]), {})
     assert isinstance(ensemble, Ensemble)
 
     def cut(parameters: Parameters) -> Parameters:
