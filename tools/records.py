@@ -62,9 +62,9 @@ def cells(methods: dict[str, Any]) -> dict[str, Any]:
     for recipe, own in methods["recipes"].items():
         own = dict(own or {})
         own_model = own.pop("own_model", False)
-        imagines = worldrl.load_config("train", recipe, {"dataset": "x"}).imagination.kind != "none"
+        kind = worldrl.load_config("train", recipe, {"dataset": "x"}).imagination.kind
         for name, file in methods["datasets"].items():
-            shared = imagines and not own_model
+            shared = kind not in ("none", "simulator") and not own_model
             found[f"{METHODS}{name}-{recipe}"] = {
                 "recipe": recipe,
                 "dataset": file,

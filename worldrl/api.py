@@ -20,11 +20,13 @@ from worldrl.config.loader import load_config
 from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
 from worldrl.config.selection import SelectSettings
 from worldrl.data.actions import from_unit
+from worldrl.data.dataset import Dataset
 from worldrl.data.dataset import load as load_dataset
 from worldrl.data.export import Extras, export
 from worldrl.data.measures import Summary, summary
 from worldrl.data.pieces import joined, pieces
 from worldrl.errors import ConfigError, DataError, EnvironmentSetupError, RunError
+from worldrl.imagination.simulator import Stepper, simulator_stepper
 from worldrl.learners import LEARNERS
 from worldrl.strict_json import finite
 from worldrl.training import checkpoint, run
@@ -34,6 +36,7 @@ from worldrl.training.offline import judge_of_runs, termination_of, worlds_of
 from worldrl.training.pretrain import given_world
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run import RunResult
+from worldrl.training.systems import Systems
 from worldrl.training.train import Scorer
 from worldrl.types import Parameters, Policy
 
@@ -75,7 +78,7 @@ def train(config: Config, out: str | Path | None = None, quiet: bool = False) ->
     """Learn a policy; ``worldrl train``."""
     if not isinstance(config, TrainConfig):
         raise ConfigError("train needs the settings of a train recipe")
-    return run.start(config, None if out is None else Path(out), quiet, scorer)
+    return run.start(config, None if out is None else Path(out), quiet, systems())
 
 
 def finetune(config: Config, out: str | Path | None = None, quiet: bool = False) -> RunResult:
@@ -86,12 +89,12 @@ def finetune(config: Config, out: str | Path | None = None, quiet: bool = False)
     """
     if not isinstance(config, FinetuneConfig):
         raise ConfigError("finetune needs the settings of a finetune recipe")
-    return run.start(config, None if out is None else Path(out), quiet, scorer, environments)
+    return run.start(config, None if out is None else Path(out), quiet, systems())
 
 
 def resume(path: str | Path, quiet: bool = False) -> RunResult:
     """Continue a run that was stopped or killed; ``worldrl resume``."""
-    return run.resume(Path(path), quiet, scorer, environments)
+    return run.resume(Path(path), quiet, systems())
 
 
 def label(
@@ -459,6 +462,11 @@ def study_true_dynamics(
     return true_dynamics(env_id, configs, partial(make, env_id), scorer, path, quiet)
 
 
+def systems() -> Systems:
+    """What runs build."""
+    return Systems(scorer, environments, simulator)
+
+
 def environments(settings: FinetuneConfig, recorded: str | None) -> Callable[[], gymnasium.Env]:
     """What builds the environments that policies are fine-tuned in."""
     factory = online_scoring(settings, recorded).factory
@@ -508,6 +516,28 @@ def scorer(settings: TrainConfig | FinetuneConfig, recorded: str | None) -> Scor
         return result.to_json()
 
     return score
+
+
+def simulator(settings: TrainConfig, dataset: Dataset) -> Stepper:
+    """Steps the simulator of ``settings.imagination``, from states as the data shows them.
+
+    Raises:
+        EnvironmentSetupError: it cannot be built, or its state cannot be set.
+    """
+    from worldrl.envs import make_altered
+
+    own, recorded = settings.imagination, dataset.metadata.env_id
+    assert own.kind == "simulator"
+    if own.env_id is None and recorded is None:
+        raise ConfigError(
+            "the data does not name an environment, so there is no simulator to imagine in. Set "
+            "imagination.env_id"
+        )
+    # It need not be the one that recorded the data: the learner holds it against the data.
+    build = _scoring(recorded, own.env_id, allow_other=True).factory
+    altered = partial(make_altered, build, own.gravity, own.friction, own.damping)
+    rows = dataset.transitions()
+    return simulator_stepper(altered, rows.observation, rows.action)
 
 
 def _scoring(recorded: str | None, requested: str | None, allow_other: bool) -> Scoring:

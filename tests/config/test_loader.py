@@ -196,7 +196,7 @@ class TestValues:
         ("imagination.penalty.kind=max", ["kind is 'max'", "max_aleatoric", "ensemble_std"]),
         (
             "imagination={horizon: 3}",
-            ["imagination.kind is '{horizon: 3}'", "branched, adversarial, none"],
+            ["imagination.kind is '{horizon: 3}'", "branched, adversarial, simulator, none"],
         ),
         ("precision=float16", ["precision is 'float16'", "float32, bf16"]),
         ("termination=never", ["termination is a group", "termination.kind"]),
@@ -339,9 +339,12 @@ def test_every_setting_can_be_set_on_the_command_line() -> None:
     learners, samplings = (group_of(TrainConfig.model_fields[n]) for n in ("learner", "sampling"))
     assert learners is not None
     assert samplings is not None
-    of_a_model = {"mobile": {"imagination.penalty.kind": "none"}}
+    imagining = {
+        "mobile": {"imagination.penalty.kind": "none"},
+        "h2o": {"imagination": "simulator"},
+    }
     kinds: list[dict[str, Any]] = [
-        {"learner": kind, **of_a_model.get(kind, {"imagination": "none"})}
+        {"learner": kind, **imagining.get(kind, {"imagination": "none"})}
         for kind in learners.classes
     ]
     kinds += [{"sampling": kind} for kind in samplings.classes]
@@ -477,9 +480,10 @@ def test_a_file_named_as_d4rl_names_it_gets_its_row(name):
     assert by_file.num_updates == 3_000_000
 
 
-def test_a_model_that_nothing_would_use_is_refused(tmp_path):
+@pytest.mark.parametrize("recipe", ["bc", "h2o"])
+def test_a_model_that_nothing_would_use_is_refused(recipe, tmp_path):
     with pytest.raises(ConfigError, match="nothing would use the model"):
-        load_config("train", "bc", ["dataset=x", trained_model(tmp_path)])
+        load_config("train", recipe, ["dataset=x", trained_model(tmp_path)])
 
 
 def test_settings_of_a_stop_that_never_happens_are_refused():

@@ -60,6 +60,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "td3bc": [{"standardize": False}],
     "prdc": [{"standardize": False}, {"candidates": 7}],
     "rebrac": [{"layer_norm_place": "before"}, {"init": "default"}],
+    "h2o": [{"num_critics": 3, "entropy_in_target": True, "gap_samples": 2}],
     "mobile": [{"target_min": 0.0}, {"entropy_in_target": True, "num_samples": 3}],
 }
 

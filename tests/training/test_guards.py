@@ -229,7 +229,9 @@ def test_the_settings_to_change_are_the_ones_the_run_has(imagination, named):
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("recipe", ["mopo", "mbpo", "mobile", "rambo", "pendulum", "sac", "bc"])
+@pytest.mark.parametrize(
+    "recipe", ["mopo", "mbpo", "mobile", "rambo", "h2o", "pendulum", "sac", "bc"]
+)
 def test_every_setting_that_is_named_can_be_changed(recipe):
     given = ["dataset=x"]
     config = load_config("train", recipe, given)

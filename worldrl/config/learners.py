@@ -191,6 +191,27 @@ class MOBILESettings(SoftSettings):
     ruins tasks where some are."""
 
 
+class H2OSettings(SoftSettings):
+    """SAC on logged rows and on rows of a simulator that is not exact (Niu et al. 2022, arXiv
+    2206.13464)."""
+
+    kind: Literal["h2o"] = "h2o"
+    entropy_in_target: bool = False
+    """Count the entropy to come in the critics' targets."""
+    conservative_weight: PerMember[NonNegativeFloat] = 0.01
+    """Of what lowers values of simulated rows, by their dynamics gap, and raises logged ones."""
+    discriminator_hidden: Hidden = (256, 256)
+    """Of the two networks that tell logged rows from simulated ones."""
+    discriminator_learning_rate: PerMember[PositiveFloat] = 3e-4
+    discriminator_noise: PerMember[NonNegativeFloat] = 0.1
+    """Deviation of what is added to their inputs as they learn; observations count in deviations
+    of the data."""
+    gap_samples: PositiveInt = 10
+    """Next observations around the simulated one that a row's dynamics gap is the mean over."""
+    gap_noise: PerMember[NonNegativeFloat] = 1.0
+    """Their deviation, in deviations of the data."""
+
+
 class BCSettings(LearnerSettings):
     """Behaviour cloning with a deterministic tanh policy and mean squared error."""
 
@@ -307,6 +328,7 @@ Learner = Annotated[
     | IQLSettings
     | TD3BCSettings
     | PRDCSettings
-    | ReBRACSettings,
+    | ReBRACSettings
+    | H2OSettings,
     Field(discriminator="kind"),
 ]

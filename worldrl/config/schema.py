@@ -322,10 +322,39 @@ class AdversarialSettings(RolloutSettings):
     """As model.weight_decay."""
     log_variance_bound_weight: NonNegativeFloat = 0.001
 
-    def rollouts(self) -> BranchedSettings:
-        """The rollouts that follow: without a penalty."""
-        common = self.model_dump(include=set(RolloutSettings.model_fields))
-        return BranchedSettings(penalty=PenaltySettings(kind="none"), **common)
+
+class SimulatorSettings(RolloutSettings):
+    """Rollouts from dataset states in a given simulator, which need not be exact (H2O: Niu et al.
+    2022, arXiv 2206.13464)."""
+
+    kind: Literal["simulator"] = "simulator"
+    env_id: str | None = None
+    """None: the dataset's own environment."""
+    gravity: NonNegativeFloat = 1.0
+    """Times the simulator's own; so are the next two. Of MuJoCo environments alone."""
+    friction: NonNegativeFloat = 1.0
+    damping: NonNegativeFloat = 1.0
+    """Of the joints."""
+    batch_size: PositiveInt = 1_000
+    """Rollout starts per refresh."""
+    real_ratio: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a batch that is logged; to learn from the log alone, imagination=none."""
+    clip_range: PositiveFloat | None = None
+    """Widen the data's observation range by this fraction and clip to it; None: no clip."""
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        if self.elite != "per_step":
+            raise ValueError(
+                f"elite is {self.elite}, and a simulator has no elites to choose from. Leave it out"
+            )
+        return self
+
+
+def without_pessimism(settings: RolloutSettings) -> BranchedSettings:
+    """The same rollouts with no penalty and no stop."""
+    common = settings.model_dump(include=set(RolloutSettings.model_fields))
+    return BranchedSettings(penalty=PenaltySettings(kind="none"), **common)
 
 
 class NoImaginationSettings(Settings):
@@ -335,7 +364,8 @@ class NoImaginationSettings(Settings):
 
 
 ImaginationSettings = Annotated[
-    BranchedSettings | AdversarialSettings | NoImaginationSettings, Field(discriminator="kind")
+    BranchedSettings | AdversarialSettings | SimulatorSettings | NoImaginationSettings,
+    Field(discriminator="kind"),
 ]
 
 
@@ -473,13 +503,14 @@ class TrainConfig(RunSettings):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
-        unused = self.imagination.kind == "none" and self.acceptance.kind == "none"
+        imagination = self.imagination
+        unused = imagination.kind in ("none", "simulator") and self.acceptance.kind == "none"
         if unused and self.model.source is not None:
             raise ValueError(
-                f"model={self.model.source} is given, and imagination is none: nothing would use "
-                "the model. Leave it out, or choose a recipe that imagines, such as mopo"
+                f"model={self.model.source} is given, and imagination is {imagination.kind}: "
+                "nothing would use the model. Leave it out, or choose a recipe that imagines in "
+                "one, such as mopo"
             )
-        imagination = self.imagination
         if imagination.kind == "branched" and self._judges(imagination) == 1:
             measures = [imagination.penalty.kind] if imagination.penalty.kind != "none" else []
             measures += [imagination.stop.measure] if imagination.stop.kind != "none" else []
@@ -532,6 +563,23 @@ class TrainConfig(RunSettings):
         return self
 
     @model_validator(mode="after")
+    def _h2o_has_the_rows_it_compares(self) -> Self:
+        learner, imagination = self.learner, self.imagination
+        if learner.kind != "h2o":
+            return self
+        if imagination.kind == "none":
+            raise ValueError(
+                "learner.kind is h2o, which learns from logged rows and simulated ones, and "
+                "imagination is none. Set imagination=simulator, or learner.kind=cql"
+            )
+        if imagination.real_ratio * learner.batch_size < 1:
+            raise ValueError(
+                f"imagination.real_ratio is {imagination.real_ratio:g}, which leaves no logged row "
+                "in a batch, and h2o holds simulated rows against logged ones. Set it to 0.5"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_learner_of_a_model_has_one(self) -> Self:
         if self.learner.kind != "mobile":
             return self
@@ -548,6 +596,12 @@ class TrainConfig(RunSettings):
                 f"{needs} asks the world model as it was learned, and imagination is adversarial, "
                 "which changes it. Set imagination=branched and imagination.penalty.kind=none, or "
                 "learner.kind=sac"
+            )
+        if imagination.kind == "simulator":
+            raise ValueError(
+                f"{needs} asks a world model what its elites disagree about, and imagination is "
+                "simulator, which is one. Set imagination=branched and "
+                "imagination.penalty.kind=none, or learner.kind=h2o"
             )
         if imagination.penalty.kind != "none":
             raise ValueError(

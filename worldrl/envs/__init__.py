@@ -1,6 +1,6 @@
 """Evaluation environments and reference scores. Imported by the command line alone."""
 
-from worldrl.envs.build import make
+from worldrl.envs.build import make, make_altered
 from worldrl.envs.reference import reference_scores
 from worldrl.envs.scoring import Scoring, scoring_environment
 from worldrl.tasks import parse
@@ -8,6 +8,7 @@ from worldrl.tasks import parse
 __all__ = [
     "Scoring",
     "make",
+    "make_altered",
     "parse",
     "reference_scores",
     "scoring_environment",

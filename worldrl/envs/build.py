@@ -6,7 +6,7 @@ import difflib
 import importlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from worldrl.errors import EnvironmentSetupError
@@ -48,6 +48,29 @@ def make(env_id: str, settings: Mapping[str, Any] | None = None) -> gymnasium.En
         raise EnvironmentSetupError(
             f"environment '{env_id}' could not be built: {error}. Check the id and its settings."
         ) from error
+
+
+def make_altered(
+    build: Callable[[], gymnasium.Env], gravity: float, friction: float, damping: float
+) -> gymnasium.Env:
+    """An environment with physics of its own: each number times what MuJoCo's model has.
+
+    Raises:
+        EnvironmentSetupError: it has no such model, and a number is not 1.
+    """
+    environment = build()
+    model: Any = getattr(environment.unwrapped, "model", None)
+    if hasattr(model, "dof_damping"):
+        model.opt.gravity *= gravity
+        model.geom_friction *= friction
+        model.dof_damping *= damping
+    elif (gravity, friction, damping) != (1.0, 1.0, 1.0):
+        raise EnvironmentSetupError(
+            f"{type(environment.unwrapped).__name__} has no MuJoCo model whose gravity, friction "
+            "or damping could be changed. Leave them at 1, or register an environment of your own "
+            "with other physics and name it as 'package:Id-v0'."
+        )
+    return environment
 
 
 def _check_id(env_id: str) -> None:

@@ -15,5 +15,6 @@ IMAGINATIONS: Registry[ImaginationFactory] = Registry(
     {
         "branched": "worldrl.imagination.branched:branched_rollouts",
         "adversarial": "worldrl.imagination.adversarial:adversarial_rollouts",
+        "simulator": "worldrl.imagination.simulator:simulator_rollouts",
     },
 )

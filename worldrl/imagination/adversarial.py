@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.members import per_member
-from worldrl.config.schema import AdversarialSettings
+from worldrl.config.schema import AdversarialSettings, without_pessimism
 from worldrl.errors import ConfigError
 from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
 from worldrl.imagination.setup import Ends, Setup
@@ -228,7 +228,7 @@ def adversarial_rollouts(settings: AdversarialSettings, setup: Setup) -> list[Im
     step = setup.prepare(step, refreshes * settings.model_updates)
     found: list[Imagination] = []
     first = 0
-    for branched in branched_rollouts(settings.rollouts(), setup):
+    for branched in branched_rollouts(without_pessimism(settings), setup):
         assert isinstance(branched, BranchedRollouts)
         weight = weights[first : first + len(branched.rollouts.seeds)]
         first += len(weight)

@@ -20,5 +20,6 @@ LEARNERS: Registry[LearnerFactory] = Registry(
         "td3bc": "worldrl.learners.td3bc:td3bc",
         "prdc": "worldrl.learners.prdc:prdc",
         "rebrac": "worldrl.learners.rebrac:rebrac",
+        "h2o": "worldrl.learners.h2o:H2O",
     },
 )

@@ -23,6 +23,7 @@ from worldrl.data.simulator import check_agreement
 from worldrl.errors import DataError
 from worldrl.imagination import IMAGINATIONS
 from worldrl.imagination.setup import Setup
+from worldrl.imagination.simulator import SimulatorModel, Stepper, simulator_stepper
 from worldrl.learners.inputs import standardized
 from worldrl.learners.sac import SAC
 from worldrl.models.world import World
@@ -31,7 +32,6 @@ from worldrl.report.page import Section
 from worldrl.report.svg import Line, line_chart
 from worldrl.study.arms import Curve, train_arm
 from worldrl.study.directory import Result, new_directory, write_study
-from worldrl.study.simulator import SimulatorModel, Stepper, simulator_stepper
 from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.execution import device_of
 from worldrl.training.logged import Logged, logged

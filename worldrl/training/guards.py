@@ -128,6 +128,9 @@ def remedy(config: TrainConfig | FinetuneConfig) -> str:
             f"lower learner.critic_learning_rate or learner.target_rate, {norm}"
             "or raise learner.num_critics"
         )
+    if config.imagination.kind == "simulator":
+        weight = "raise learner.conservative_weight, " if config.learner.kind == "h2o" else ""
+        return f"{weight}lower imagination.horizon, or raise imagination.real_ratio"
     which = "the" if config.model.source is None else "another"
     return (
         f"{_more_pessimism(config)}, lower imagination.horizon, raise imagination.real_ratio, or "

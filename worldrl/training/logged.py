@@ -54,14 +54,17 @@ def logged(dataset: Dataset, device: torch.device, rewards: RewardTransform = AS
         DataError: observations are not vectors, or actions are not continuous.
     """
     source = dataset.metadata.source
+    if dataset.discrete:
+        raise DataError(
+            f"{source}: actions are discrete, and every learner and the dynamics ensemble are of "
+            "continuous actions (A,). `worldrl data info`, `import`, `export` and `collect` work "
+            "with such data; `train`, `pretrain` and `data label` need vectors of actions, from "
+            "an environment whose action space is a Box."
+        )
     if len(dataset.observation_shape) != 1:
         raise DataError(
-            f"{source}: observations have shape {dataset.observation_shape}; this stage learns "
-            "from vectors (S,). Flatten them, or use a recipe for images."
-        )
-    if len(dataset.action_shape) != 1:
-        raise DataError(
-            f"{source}: actions are discrete; this stage learns continuous actions (A,)."
+            f"{source}: observations have shape {dataset.observation_shape}, and every learner "
+            "and the dynamics ensemble learn from vectors (S,). Flatten them."
         )
     low, high = (np.asarray(bound, np.float32) for bound in dataset.action_bounds())
     arrays = dataset.transitions()

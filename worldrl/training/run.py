@@ -16,7 +16,7 @@ from worldrl.training import checkpoint
 from worldrl.training.acceptance import Gate
 from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
-from worldrl.training.finetune import EnvironmentFactory, check_finetuning, finetune
+from worldrl.training.finetune import check_finetuning, finetune
 from worldrl.training.judge import load_judge, make_judge, read_values, save_judge, values_config
 from worldrl.training.loop import Session, StoppedEarly
 from worldrl.training.metrics import MetricsWriter, truncate_after
@@ -25,8 +25,10 @@ from worldrl.training.pretrain import given_world, world_of
 from worldrl.training.run_directory import DONE, RunDirectory, RunState, Status
 from worldrl.training.sampling import row_sampler
 from worldrl.training.signals import StopRequests
-from worldrl.training.train import LearningStage, Scorer, ScorerFactory, train_policy
-from worldrl.training.world_model import load_world
+from worldrl.training.simulated import simulated_world
+from worldrl.training.systems import Systems
+from worldrl.training.train import LearningStage, Scorer, train_policy
+from worldrl.training.world_model import WorldModel, load_world
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,14 @@ def start(
     config: Config,
     out: Path | None = None,
     quiet: bool = False,
-    scorers: ScorerFactory | None = None,
-    environments: EnvironmentFactory | None = None,
+    systems: Systems | None = None,
 ) -> RunResult:
     """Run ``config`` in a new run directory.
 
     Args:
         out: a new or empty directory; None makes one under ``runs/``.
         quiet: no progress lines.
-        scorers: builds environments for ``eval_every``; without it none is ever built.
-        environments: builds those that are learned in; fine-tuning needs it.
+        systems: what the run may build; without it no environment ever is.
 
     Raises:
         WorldRLError: something is wrong with the settings, the data, the model or the directory.
@@ -62,7 +62,7 @@ def start(
     config = _with_whole_paths(config)
     with RunDirectory.create(out, config) as run, settings_restored():
         try:
-            return _execute(run, config, quiet, scorers, environments, None)
+            return _execute(run, config, quiet, systems, None)
         except WorldRLError:
             if not run.status_file.exists():  # no stage began: the name is free for another try
                 run.remove()
@@ -72,8 +72,7 @@ def start(
 def resume(
     path: Path,
     quiet: bool = False,
-    scorers: ScorerFactory | None = None,
-    environments: EnvironmentFactory | None = None,
+    systems: Systems | None = None,
 ) -> RunResult:
     """Continue a stopped or killed run exactly; a finished one is left as it is.
 
@@ -98,28 +97,30 @@ def resume(
             )
         last = checkpoint.last_checkpoint(run)
         saved = None if last is None else checkpoint.load(last)
-        return _execute(run, config, quiet, scorers, environments, saved)
+        return _execute(run, config, quiet, systems, saved)
 
 
 def _execute(
     run: RunDirectory,
     config: Config,
     quiet: bool,
-    scorers: ScorerFactory | None,
-    environments: EnvironmentFactory | None,
+    systems: Systems | None,
     saved: checkpoint.Checkpoint | None,
 ) -> RunResult:
     """Every stage that is not done yet; what can be refused without work is refused first."""
     execution = Execution(run, config, saved)
-    scorer = _scorer(execution, scorers)
+    scorer, simulated = _scorer(execution, systems), None
     if isinstance(config, TrainConfig):
+        if config.imagination.kind == "simulator":
+            assert systems is not None
+            simulated = simulated_world(execution, systems.simulator)
         check_buffers(config.imagination, config.population, execution.logged)
         row_sampler(config.sampling, execution.logged)
     environment = None
     if isinstance(config, FinetuneConfig):
         check_finetuning(config, execution)
-        assert environments is not None
-        environment = environments(config, execution.dataset.metadata.env_id)
+        assert systems is not None
+        environment = systems.environments(config, execution.dataset.metadata.env_id)
     execution.launch()
     nothing: dict[str, Any] = {"stage": "pretrain", "step": -1, "seconds": 0.0}
     before = nothing if saved is None else saved.plain
@@ -131,7 +132,7 @@ def _execute(
             run, config, metrics, stop, quiet, {}, float(before["seconds"]), time.monotonic()
         )
         try:
-            return _stages(execution, scorer, environment)
+            return _stages(execution, scorer, environment, simulated)
         except WorldRLError:
             if run.status_file.exists():
                 run.write_status(replace(run.read_status(), state="failed"))
@@ -149,7 +150,10 @@ def _execute(
 
 
 def _stages(
-    execution: Execution, scorer: Scorer | None, environment: Callable[[], Env] | None
+    execution: Execution,
+    scorer: Scorer | None,
+    environment: Callable[[], Env] | None,
+    simulated: WorldModel | None,
 ) -> RunResult:
     config = execution.config
     stage: LearningStage
@@ -160,7 +164,9 @@ def _stages(
         assert environment is not None
         stage, metrics = finetune(execution, environment, scorer)
     else:
-        model = world_of(execution) if config.imagination.kind != "none" else None
+        model = simulated
+        if config.imagination.kind not in ("none", "simulator"):
+            model = world_of(execution)
         stage, metrics = train_policy(execution, model, scorer, _gate(execution))
     stopped = all(trip is not None for trip in stage.trips)
     state: RunState = "stopped_by_guard" if stopped else "finished"
@@ -225,12 +231,12 @@ def fit_values(path: Path, config: TrainConfig, quiet: bool = False) -> None:
         raise StoppedEarly(result.exit_code)
 
 
-def _scorer(execution: Execution, scorers: ScorerFactory | None) -> Scorer | None:
+def _scorer(execution: Execution, systems: Systems | None) -> Scorer | None:
     """Asked for before anything is trained: an environment may turn out to be missing."""
     config = execution.config
-    if isinstance(config, PretrainConfig) or not config.eval_every or scorers is None:
+    if isinstance(config, PretrainConfig) or not config.eval_every or systems is None:
         return None
-    return scorers(config, execution.dataset.metadata.env_id)
+    return systems.scorer(config, execution.dataset.metadata.env_id)
 
 
 def _finish(

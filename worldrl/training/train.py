@@ -97,7 +97,8 @@ def train_policy(
         None if model is None else _imaginations(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
-        [world.ensemble for world in worlds] or None,
+        # A simulator is for imagination alone: no learner looks into it.
+        None if config.imagination.kind == "simulator" else [w.ensemble for w in worlds] or None,
         gate,
     )
     metrics = trained(execution, stage, evaluation(execution, stage, learner, scorer))

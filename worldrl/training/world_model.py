@@ -14,6 +14,7 @@ from torch import Tensor
 from worldrl.config.schema import TerminationSettings
 from worldrl.errors import ConfigError, ModelError
 from worldrl.imagination.setup import Ends
+from worldrl.imagination.simulator import SimulatorModel
 from worldrl.imagination.termination import find_formula, formula
 from worldrl.models.dynamics_reward import DynamicsReward
 from worldrl.models.ensemble import Ensemble, Standardizer
@@ -153,6 +154,8 @@ def places(trained: list[int], seeds: Sequence[int], where: str) -> list[int]:
 def members(world: World, chosen: Sequence[int]) -> World:
     """The world of the members of these numbers."""
     ensemble, reward = world.ensemble, world.reward
+    if isinstance(ensemble, SimulatorModel):
+        return World(ensemble._replace(elites=ensemble.elites[list(chosen)]), {})
     assert isinstance(ensemble, Ensemble)
 
     def cut(parameters: Parameters) -> Parameters:

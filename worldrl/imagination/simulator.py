@@ -1,4 +1,4 @@
-"""A simulator as the dynamics model: true steps from any observation, always sure.
+"""Imagination of kind ``simulator``: a given simulator as the dynamics model, always sure.
 
 States are recovered from observations as ``worldrl data info --simulator`` does it. What is hidden
 there (the root's x position) does not change what follows, and is 0; an observation that shows no
@@ -17,10 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldrl.config.schema import SimulatorSettings, without_pessimism
 from worldrl.data.actions import from_unit
 from worldrl.data.simulator import VELOCITY_CLIP, SetState, state_setter
 from worldrl.errors import EnvironmentSetupError
-from worldrl.types import Prediction
+from worldrl.imagination.branched import branched_rollouts
+from worldrl.imagination.setup import Setup
+from worldrl.types import Imagination, Prediction
 
 if TYPE_CHECKING:
     import gymnasium
@@ -32,6 +35,13 @@ Stepper = Callable[[Array, Array], tuple[Array, Array]]
 
 #: Rows that a batched stepper must step as the environment itself does before it is trusted.
 PROOF_ROWS = 20
+
+
+def simulator_rollouts(settings: SimulatorSettings, setup: Setup) -> list[Imagination]:
+    """Rollouts in worlds whose dynamics are a :class:`SimulatorModel`, for every group of a run."""
+    # No compiler sees through a simulator.
+    plain = setup._replace(prepare=lambda step, calls: step)
+    return branched_rollouts(without_pessimism(settings), plain)
 
 
 class SimulatorModel(NamedTuple):
@@ -84,12 +94,21 @@ def simulator_stepper(
     environment = make_environment()
     environment.reset(seed=0)
     bare: Any = environment.unwrapped
-    set_state = state_setter(bare, observations) if _fits(bare, observations) else None
+    name = type(bare).__name__
+    ours = observations.shape[1:], actions.shape[1:]
+    theirs = bare.observation_space.shape, bare.action_space.shape
+    if ours != theirs:
+        raise EnvironmentSetupError(
+            f"{name} cannot be a model of this data: its observations and actions have shapes "
+            f"{theirs[0]} and {theirs[1]}, and those of the data {ours[0]} and {ours[1]}. Name the "
+            "environment, with its version, that the data is about."
+        )
+    set_state = state_setter(bare, observations)
     if set_state is None:
         raise EnvironmentSetupError(
-            f"{type(bare).__name__} cannot be a model of this data: its state cannot be set from "
-            f"observations of shape {observations.shape[1:]}. HalfCheetah-v5, Hopper-v5 and "
-            "Walker2d-v5 can, with data that was recorded in them."
+            f"{name} cannot be a model of this data: its state cannot be set from its "
+            "observations. HalfCheetah-v5, Hopper-v5, Walker2d-v5 and Pendulum-v1 can, among "
+            "others."
         )
     plain = one_by_one(bare, set_state)
     batched = in_batches(bare)
@@ -103,10 +122,6 @@ def simulator_stepper(
         ):
             return batched
     return plain
-
-
-def _fits(bare: Any, observations: NDArray[Any]) -> bool:
-    return bool(observations.shape[1:] == bare.observation_space.shape)
 
 
 def one_by_one(bare: Any, set_state: SetState) -> Stepper:

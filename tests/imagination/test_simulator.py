@@ -11,7 +11,7 @@ import torch
 from worldrl.data.simulator import state_setter
 from worldrl.envs import make
 from worldrl.errors import EnvironmentSetupError
-from worldrl.study.simulator import SimulatorModel, in_batches, one_by_one, simulator_stepper
+from worldrl.imagination.simulator import SimulatorModel, in_batches, one_by_one, simulator_stepper
 
 ENVIRONMENTS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
 

@@ -1,0 +1,49 @@
+"""The world of a run that imagines in a given simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from worldrl.config.schema import TrainConfig
+from worldrl.data.dataset import Dataset
+from worldrl.errors import ConfigError
+from worldrl.imagination.simulator import Array, SimulatorModel, Stepper
+from worldrl.models.world import World
+from worldrl.training.execution import Execution
+from worldrl.training.world_model import WorldModel, where_episodes_end
+
+#: Builds what steps the simulator that a configuration names, for a dataset; given by whoever may
+#: import environments.
+SimulatorFactory: TypeAlias = Callable[[TrainConfig, Dataset], Stepper]
+
+
+def simulated_world(execution: Execution, simulators: SimulatorFactory) -> WorldModel:
+    """The simulator as the world of every member, in the units of the run's rewards.
+
+    Raises:
+        WorldRLError: it cannot be built or does not fit, or where its episodes end is not known.
+    """
+    config, logged = execution.config, execution.logged
+    assert isinstance(config, TrainConfig)
+    assert config.imagination.kind == "simulator"
+    step, rewards = simulators(config, execution.dataset), logged.rewards
+    env_id = config.imagination.env_id or execution.dataset.metadata.env_id
+    known = logged.next_known.nonzero().squeeze(1)
+    termination = where_episodes_end(config.termination, env_id, logged, known)
+    if termination["kind"] == "learned":
+        raise ConfigError(
+            f"logged episodes end, and no formula says where those of the simulator {env_id} do. "
+            "Name one with termination.task=..., or use termination.kind=never: simulated episodes "
+            "then only end at their horizon"
+        )
+
+    def steps(observation: Array, action: Array) -> tuple[Array, Array]:
+        following, reward = step(observation, action)
+        return following, reward * rewards.scale + rewards.shift
+
+    first = torch.zeros(len(execution.seeds), 1, dtype=torch.int64, device=execution.device)
+    model = SimulatorModel(first, steps, logged.action_low, logged.action_high)
+    return WorldModel(World(model, {}), {"termination": termination, "shared_model": False})

@@ -1,0 +1,17 @@
+"""What a run builds that is not learned: environments to score and to learn in, and simulators."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from worldrl.training.finetune import EnvironmentFactory
+from worldrl.training.simulated import SimulatorFactory
+from worldrl.training.train import ScorerFactory
+
+
+class Systems(NamedTuple):
+    """How each is built; given by whoever may import environments."""
+
+    scorer: ScorerFactory
+    environments: EnvironmentFactory
+    simulator: SimulatorFactory
