@@ -414,6 +414,11 @@ class TrainConfig(RunSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     guard: GuardSettings = GuardSettings()
 
+    @property
+    def uses_model(self) -> bool:
+        """Does anything ask a world model?"""
+        return self.imagination.kind != "none" or self.learner.encoder.kind != "none"
+
     @model_validator(mode="after")
     def _lists_have_one_value_a_member(self) -> Self:
         wrong = list(wrong_lengths(self, self.population))
@@ -428,7 +433,7 @@ class TrainConfig(RunSettings):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
-        if self.imagination.kind == "none" and self.model.source is not None:
+        if self.model.source is not None and not self.uses_model:
             raise ValueError(
                 f"model={self.model.source} is given, and imagination is none: nothing would use "
                 "the model. Leave it out, or choose a recipe that imagines, such as mopo"

@@ -43,7 +43,9 @@ class PolicyStage:
         imaginations: Sequence[Imagination] | None,
         compile_update: bool,
         models: Sequence[DynamicsModel] | None = None,
+        anchors: Parameters | None = None,
     ) -> None:
+        """``anchors`` ``(P, ...)``: the networks that the learner's encoder asks, if it has one."""
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
@@ -55,6 +57,7 @@ class PolicyStage:
         firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
         nothing, log = [None] * len(groups), logged.log
         sampler = row_sampler(config.sampling, logged)
+        own_anchors = split(anchors or {}, [len(seeds) for seeds in groups])
         self.groups = [
             PolicyGroup(
                 config,
@@ -66,9 +69,10 @@ class PolicyStage:
                 imagination,
                 Context(log, model),
                 updates,
+                own,
             )
-            for seeds, first, imagination, model in zip(
-                groups, firsts, imaginations or nothing, models or nothing, strict=True
+            for seeds, first, imagination, model, own in zip(
+                groups, firsts, imaginations or nothing, models or nothing, own_anchors, strict=True
             )
         ]
 

@@ -17,7 +17,7 @@ from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
 from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Context, Imagination, Learner, LearnerState, Noise
+from worldrl.types import Context, Imagination, Learner, LearnerState, Noise, Parameters
 
 #: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
@@ -46,6 +46,7 @@ class PolicyGroup:
         imagination: Imagination | None,
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
+        anchors: Parameters,  # the networks that an encoder asks; empty without one
     ) -> None:
         self.learner, self.seeds, self.logged = learner, list(seeds), logged
         self._updates, self._context, self._sampler = updates, context, sampler
@@ -53,6 +54,7 @@ class PolicyGroup:
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
         self.state: LearnerState = learner.initialise(self.seeds, context.log, first)
+        self.state["inputs"] = self.state.get("inputs", {}) | anchors
         self.good = {name: value.clone() for name, value in flat(self.state).items()}
         self.trips: list[Trip | None] = [None] * members
         self.step = 0

@@ -11,6 +11,7 @@ from typing import Any
 from worldrl.config.schema import Config, TrainConfig
 from worldrl.errors import RunError, WorldRLError
 from worldrl.training import checkpoint
+from worldrl.training.anchors import anchors_of
 from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
 from worldrl.training.loop import Session, StoppedEarly
@@ -134,8 +135,9 @@ def _stages(execution: Execution, scorer: Scorer | None) -> RunResult:
     if not isinstance(config, TrainConfig):
         facts = world_of(execution).facts
         return _finish(execution, "pretrain", facts["steps"], facts["metrics"])
-    model = world_of(execution) if config.imagination.kind != "none" else None
-    stage, metrics = train_policy(execution, model, scorer)
+    model = world_of(execution) if config.uses_model else None
+    anchors = None if model is None else anchors_of(execution, model)
+    stage, metrics = train_policy(execution, model, scorer, anchors)
     stopped = all(trip is not None for trip in stage.trips)
     state: RunState = "stopped_by_guard" if stopped else "finished"
     return _finish(execution, "train", stage.step, metrics, state, config.num_updates)

@@ -22,7 +22,7 @@ from worldrl.training.files import writing
 from worldrl.training.loop import run_stage
 from worldrl.training.policy import PolicyStage
 from worldrl.training.world_model import WorldModel, ends_function, members
-from worldrl.types import Imagination, Learner, Policy
+from worldrl.types import Imagination, Learner, Parameters, Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,9 +46,16 @@ ScorerFactory = Callable[[TrainConfig, str | None], Scorer]
 
 
 def train_policy(
-    execution: Execution, model: WorldModel | None, scorer: Scorer | None
+    execution: Execution,
+    model: WorldModel | None,
+    scorer: Scorer | None,
+    anchors: Parameters | None = None,
 ) -> tuple[PolicyStage, dict[str, Any]]:
-    """Train to the end, in the world where there is one; the stage and its last metrics."""
+    """Train to the end, in the world where there is one; the stage and its last metrics.
+
+    Args:
+        anchors: of :func:`worldrl.training.anchors.anchors_of`, for a learner with an encoder.
+    """
     config, logged = execution.config, execution.logged
     assert isinstance(config, TrainConfig)
     learner = LEARNERS[config.learner.kind](
@@ -74,10 +81,11 @@ def train_policy(
         learner,
         execution.groups,
         logged,
-        None if model is None else _imaginations(execution, learner, model, worlds),
+        _imaginations(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
         [world.ensemble for world in worlds] or None,
+        anchors,
     )
     execution.restore(stage)
     metrics = run_stage(stage, execution.session, _evaluation(execution, stage, learner, scorer))
@@ -104,10 +112,12 @@ def _worlds(execution: Execution, model: WorldModel) -> list[World]:
 
 
 def _imaginations(
-    execution: Execution, learner: Learner, model: WorldModel, worlds: list[World]
-) -> list[Imagination]:
+    execution: Execution, learner: Learner, model: WorldModel | None, worlds: list[World]
+) -> list[Imagination] | None:
     config, logged, device = execution.config, execution.logged, execution.device
     assert isinstance(config, TrainConfig)
+    if model is None or config.imagination.kind == "none":
+        return None
 
     def prepare(step: F, calls: int) -> F:
         worth_it = execution.compiles("rollout", calls, CALLS_WORTH_COMPILING)

@@ -16,6 +16,7 @@ from worldrl.errors import ConfigError, ModelError
 from worldrl.imagination.setup import Ends
 from worldrl.imagination.termination import find_formula, formula
 from worldrl.models.ensemble import Ensemble, Standardizer
+from worldrl.models.mlp import part
 from worldrl.models.world import World
 from worldrl.training.checkpoint import load_model, save_model
 from worldrl.training.logged import Logged
@@ -48,27 +49,19 @@ def load_world(path: Path, device: torch.device) -> WorldModel:
         RunError: the files are missing or damaged.
     """
     saved = load_model(path, device)
-    terminator = _part(saved.tensors, "terminator/")
-    ensemble = ensemble_from(_part(saved.tensors, "ensemble/"))
+    terminator = part(saved.tensors, "terminator/")
+    ensemble = ensemble_from(part(saved.tensors, "ensemble/"))
     return WorldModel(World(ensemble, terminator), saved.plain)
 
 
 def ensemble_from(tensors: dict[str, Tensor]) -> Ensemble:
     """The inverse of :func:`worldrl.training.stages.flat` for an ensemble."""
     return Ensemble(
-        _part(tensors, "parameters/"),
+        part(tensors, "parameters/"),
         Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
         Standardizer(tensors["targets/mean"], tensors["targets/scale"]),
         tensors["elites"],
     )
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def check_fits(model: WorldModel, logged: Logged, where: str) -> None:
