@@ -71,7 +71,8 @@ class Ensemble(NamedTuple):
         mean, variance = forward(self.parameters, standardize(self.inputs, observation, action))
         scale = self.targets.scale[:, None, None]  # (P, 1, 1, S + 1)
         mean = mean * scale + self.targets.mean[:, None, None]
-        mean = mean + F.pad(observation, (0, 1))  # the reward is predicted directly
+        # The reward is predicted directly, where there is one.
+        mean = mean + F.pad(observation, (0, mean.shape[-1] - observation.shape[-1]))
         return Prediction(mean, variance.sqrt() * scale)
 
     def of_elites(self) -> Ensemble:
@@ -92,13 +93,15 @@ def init_ensemble(
     hidden: Sequence[int],
     num_members: int,
     layer_norm: bool = False,
+    reward: bool = True,
 ) -> Parameters:
-    """Fresh parameters, one generator per population seed.
+    """Fresh parameters, one generator per population seed; of a model without rewards, if asked.
 
     Weights are truncated normal with deviation 1/(2 sqrt(in)), cut at two deviations; biases are
     zero; the log-variance bounds start at 0.5 and -10.
     """
-    sizes = [observation_size + action_size, *hidden, 2 * (observation_size + 1)]
+    targets = observation_size + reward
+    sizes = [observation_size + action_size, *hidden, 2 * targets]
     members: list[Parameters] = []
     for generator in seeds_generators:
         device = generator.device
@@ -113,8 +116,8 @@ def init_ensemble(
             if layer_norm and layer < len(hidden):
                 one[f"scale.{layer}"] = torch.ones(num_members, 1, fan_out, device=device)
                 one[f"shift.{layer}"] = torch.zeros(num_members, 1, fan_out, device=device)
-        one["max_log_variance"] = torch.full((observation_size + 1,), 0.5, device=device)
-        one["min_log_variance"] = torch.full((observation_size + 1,), -10.0, device=device)
+        one["max_log_variance"] = torch.full((targets,), 0.5, device=device)
+        one["min_log_variance"] = torch.full((targets,), -10.0, device=device)
         members.append(one)
     return stack(members)
 

@@ -81,6 +81,15 @@ def stack(members: Sequence[Parameters]) -> Parameters:
     return {name: torch.stack([one[name] for one in members]) for name in members[0]}
 
 
+def part(parameters: Parameters, prefix: str) -> Parameters:
+    """Those whose names begin so, without it: a network among others."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in parameters.items()
+        if name.startswith(prefix)
+    }
+
+
 def num_layers(parameters: Parameters) -> int:
     """Linear layers in the network."""
     return sum(name.startswith("weight.") for name in parameters)

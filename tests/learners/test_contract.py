@@ -12,6 +12,7 @@ from torch import Tensor
 from worldrl.config.fields import group_of
 from worldrl.config.schema import TrainConfig
 from worldrl.learners import LEARNERS
+from worldrl.models.anchors import anchor_networks, init_seeker
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.random import generator
 from worldrl.training.compilation import compiled, compiler_available
@@ -24,6 +25,8 @@ CPU = torch.device("cpu")
 GROUP = group_of(TrainConfig.model_fields["learner"])
 assert GROUP is not None
 KINDS = sorted(GROUP.classes)
+
+ENCODER = {"kind": "cocoa", "hidden": [6], "num_features": 5, "rank": 2}
 
 #: Settings beside the defaults under which the contract must hold too.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -51,6 +54,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"init": "orthogonal"},
         {"num_critics": 4, "target_critics": 2, "actor_every": 3, "actor_values": "mean"},
         {"backup_actions": 3},
+        {"encoder": ENCODER, "standardize": True, "init": "edac", "layer_norm": True},
+        {"encoder": ENCODER, "num_critics": 4, "diversity": 2.0},
     ],
     "cql": [
         {"gap_target": 1.0},
@@ -70,7 +75,8 @@ def variants() -> list[Any]:
     found = []
     for kind in KINDS:
         assert GROUP is not None
-        changes: list[dict[str, Any]] = [{}, {"standardize": True}, *VARIANTS.get(kind, [])]
+        changes: list[dict[str, Any]] = [{}, {"standardize": True}, {"encoder": ENCODER}]
+        changes += VARIANTS.get(kind, [])
         if "critic_loss" in GROUP.classes[kind].model_fields:
             changes.append({"critic_loss": {"kind": "hl_gauss", "num_bins": 11}})
             changes.append({"critic_loss": {"kind": "huber", "threshold": 0.1}})
@@ -105,12 +111,22 @@ def world(seeds: tuple[int, ...], dtype: torch.dtype) -> Ensemble:
 LOG = log_of(40, S, A)
 
 
+def initialised(learner: Learner, seeds: tuple[int, ...], first: int = 0) -> LearnerState:
+    """A fresh state, with what an encoder of those settings asks."""
+    state = learner.initialise(seeds, LOG, first)
+    if learner.settings.encoder.kind == "cocoa":  # type: ignore[attr-defined]
+        inputs = Standardizer(torch.zeros(len(seeds), S), torch.ones(len(seeds), S))
+        seeker = init_seeker([generator(seed, "seeker") for seed in seeds], inputs, A, (5,))
+        state["inputs"] |= anchor_networks(seeker, world(seeds, torch.float32))
+    return state
+
+
 def context_of(seeds: tuple[int, ...], dtype: torch.dtype) -> Context:
     return Context(converted(LOG, dtype), world(seeds, dtype))
 
 
 def state_of(learner: Learner, seeds: tuple[int, ...], dtype: torch.dtype) -> LearnerState:
-    state: LearnerState = converted(learner.initialise(seeds, LOG), dtype)
+    state: LearnerState = converted(initialised(learner, seeds), dtype)
     return state
 
 
@@ -151,7 +167,7 @@ def trained(learner: Learner, state: LearnerState, count: int, dtype: torch.dtyp
 @every
 def test_shapes(kind: str, changes: dict[str, Any]) -> None:
     learner = learner_of(kind, changes)
-    state = learner.initialise(SEEDS, LOG)
+    state = initialised(learner, SEEDS)
     for name, value in flat(state).items():
         assert value.shape[0] == len(SEEDS), name
     for value in state["settings"].values():
@@ -172,7 +188,7 @@ def test_shapes(kind: str, changes: dict[str, Any]) -> None:
 @every
 def test_every_network_learns_and_the_settings_stay(kind: str, changes: dict[str, Any]) -> None:
     learner = learner_of(kind, changes)
-    state = learner.initialise(SEEDS, LOG)
+    state = initialised(learner, SEEDS)
     before = {name: value.clone() for name, value in flat(state).items()}
     trained(learner, state, 4 * learner.phases, torch.float32)
     after = flat(state)
@@ -188,7 +204,7 @@ def test_every_network_learns_and_the_settings_stay(kind: str, changes: dict[str
 @every
 def test_acts_within_bounds(kind: str, changes: dict[str, Any]) -> None:
     learner = learner_of(kind, changes)
-    state = learner.initialise(SEEDS, LOG)
+    state = initialised(learner, SEEDS)
     policy = learner.policy_parameters(state)
     assert all(len(value) == len(SEEDS) for value in policy.values())
     observation, noise = 100 * torch.randn(3, 50, S), 3 * torch.randn(3, 50, A)
@@ -221,17 +237,23 @@ def test_a_member_of_a_population_equals_its_lone_run(kind: str, changes: dict[s
 @every
 def test_a_later_member_starts_and_learns_as_alone(kind: str, changes: dict[str, Any]) -> None:
     learner = learner_of(kind, changes)
-    whole, later = learner.initialise(SEEDS, LOG), learner.initialise(SEEDS[1:], LOG, first=1)
+    whole, later = initialised(learner, SEEDS), initialised(learner, SEEDS[1:], first=1)
     for name, value in flat(later).items():
         assert flat(whole)[name][1:].equal(value), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_compiled_equals_eager(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        *((kind, {"standardize": True}) for kind in KINDS),
+        *((kind, {"encoder": ENCODER}) for kind in ("sac", "iql")),
+    ],
+)
+def test_compiled_equals_eager(kind: str, changes: dict[str, Any]) -> None:
     """Within 1e-4 after 10 updates in float32: fusion reorders sums."""
     if not compiler_available(CPU):
         pytest.skip("no C++ compiler")
-    learner = learner_of(kind, {"standardize": True})
+    learner = learner_of(kind, changes)
 
     def of_phase(phase: int) -> Any:
         def update(state: Any, batch: Batch, noise: Noise, context: Context) -> Metrics:

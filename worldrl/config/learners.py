@@ -15,6 +15,52 @@ Init = Literal["default", "edac", "orthogonal"]
 Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
+class NoEncoder(Settings):
+    """Networks take observations as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class SeekerSettings(Settings):
+    """How the policy that seeks anchors is learned: from rollouts backward in time, which leave the
+    data in directions that they keep."""
+
+    horizon: PositiveInt = 5
+    """Steps back from every logged next observation."""
+    direction_share: NonNegativeFloat = 0.8
+    """Of a logged action, drawn once a rollout, in each of its actions."""
+    action_noise: NonNegativeFloat = 0.1
+    """Deviation of what is added to that."""
+    hidden: Hidden = (100, 100)
+    learning_rate: PositiveFloat = 1e-3
+    batch_size: PositiveInt = 256
+    max_epochs: PositiveInt = 50
+    patience: PositiveInt = 5
+    """Epochs without a smaller error on held-out rollouts, after which learning ends."""
+    improvement: float = Field(default=0.01, gt=0, lt=1)
+    """Share by which the error must fall to count as smaller."""
+    holdout_ratio: float = Field(default=0.1, gt=0, lt=1)
+
+
+class CocoaEncoder(Settings):
+    """Networks take an anchor, where the world model says that a short way back to the data leads,
+    and the difference from it, as products of features of either (COCOA: Song et al. 2024,
+    arXiv 2404.04682): an unseen observation is an unseen combination of seen parts."""
+
+    kind: Literal["cocoa"] = "cocoa"
+    anchor_horizon: PositiveInt = 1
+    """Steps of the seeker, in the world model, to the anchor."""
+    hidden: Hidden = (64, 64)
+    """Of the networks that make the features, two in front of every network."""
+    num_features: PositiveInt = 64
+    rank: PositiveInt = 4
+    """Products that are summed to a feature."""
+    seeker: SeekerSettings = SeekerSettings()
+
+
+Encoder = Annotated[NoEncoder | CocoaEncoder, Field(discriminator="kind")]
+
+
 class LearnerSettings(Settings):
     """What every learner has."""
 
@@ -22,6 +68,8 @@ class LearnerSettings(Settings):
     """Rows of an update."""
     standardize: bool = False
     """Learn from observations less their mean in the data, over their deviation there plus 1e-3."""
+    encoder: Encoder = NoEncoder()
+    """What stands in front of every network."""
 
 
 class SquaredLoss(Settings):

@@ -478,6 +478,12 @@ class TrainConfig(RunSettings):
     guard: GuardSettings = GuardSettings()
     acceptance: Acceptance = NoAcceptance()
 
+    @property
+    def uses_model(self) -> bool:
+        """Does imagination or the learner ask a learned world model?"""
+        imagined = self.imagination.kind not in ("none", "simulator")
+        return imagined or self.learner.encoder.kind != "none"
+
     @model_validator(mode="after")
     def _acceptance_has_judges(self) -> Self:
         if self.acceptance.kind == "none" or self.model.source is not None:
@@ -504,8 +510,8 @@ class TrainConfig(RunSettings):
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
         imagination = self.imagination
-        unused = imagination.kind in ("none", "simulator") and self.acceptance.kind == "none"
-        if unused and self.model.source is not None:
+        used = self.uses_model or self.acceptance.kind != "none"
+        if self.model.source is not None and not used:
             raise ValueError(
                 f"model={self.model.source} is given, and imagination is {imagination.kind}: "
                 "nothing would use the model. Leave it out, or choose a recipe that imagines in "

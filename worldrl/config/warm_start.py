@@ -18,10 +18,13 @@ from worldrl.config.schema import FinetuneConfig
 from worldrl.errors import ConfigError
 
 #: Learners whose actor, critics and temperature are SAC's: SAC goes on with them.
-SOFT = ("sac", "cql", "mobile")
+SOFT = ("sac", "cql", "mobile", "h2o")
 
 #: What weights fit to, and what the critics' values are of.
-NETWORKS = ("hidden", "layer_norm", "layer_norm_place", "standardize", "critic_loss", "policy")
+NETWORKS = (
+    *("hidden", "layer_norm", "layer_norm_place", "standardize", "encoder"),
+    *("critic_loss", "policy"),
+)
 REWARDS = ("reward_normalization", "reward_scale", "reward_shift")
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.learners import BCSettings
-from worldrl.learners.inputs import moments, standardized
-from worldrl.learners.networks import ACTOR_HEAD, init_networks
+from worldrl.learners.inputs import moments, seen
+from worldrl.learners.networks import ACTOR_HEAD, init_networks, output
 from worldrl.learners.settings import settings_tensors
-from worldrl.models.mlp import at_least_float32, mlp
+from worldrl.models.mlp import at_least_float32
 from worldrl.optim import adam_init, adam_step
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
@@ -32,7 +32,10 @@ class BehaviourCloning:
     def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
         """Fresh networks, one generator per member."""
         device = log.transitions.reward.device
-        actor = init_networks(seeds, "bc.actor", self.sizes, device, "default", ACTOR_HEAD)
+        actor = init_networks(
+            *(seeds, "bc.actor", self.sizes, device, "default", ACTOR_HEAD),
+            encoder=self.settings.encoder,
+        )
         numbers = {"learning_rate": self.settings.learning_rate}
         return {
             "settings": settings_tensors(numbers, first, len(seeds), device),
@@ -67,4 +70,5 @@ class BehaviourCloning:
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """Deterministic; ``noise`` is ignored."""
-        return torch.tanh(at_least_float32(mlp(policy, standardized(policy, observation))))
+        inputs = seen(self.settings, policy, observation)
+        return torch.tanh(at_least_float32(output(policy, inputs)))

@@ -17,7 +17,7 @@ from torch.func import grad_and_value
 
 from worldrl.config.learners import CQLSettings
 from worldrl.learners.critics import move_target
-from worldrl.learners.inputs import standardized
+from worldrl.learners.inputs import seen
 from worldrl.learners.policies import TanhGaussian, tanh_gaussian
 from worldrl.learners.sac import SAC
 from worldrl.learners.settings import settings_tensors
@@ -90,8 +90,8 @@ class CQL:
         critic, support = state["critic"], state["support"]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
         temperature = self.sac.temperature(state)
-        observation = standardized(state["inputs"], batch.observation)
-        following = standardized(state["inputs"], batch.next_observation)
+        observation = seen(self.settings, state["inputs"], batch.observation)
+        following = seen(self.settings, state["inputs"], batch.next_observation)
         policy = tanh_gaussian(state["actor"], observation)
         next_policy = tanh_gaussian(state["actor"], following)
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from worldrl.config.learners import CriticSettings, HLGaussLoss, HuberLoss
 from worldrl.config.members import per_member
-from worldrl.learners.networks import CRITIC_HEAD, init_networks
-from worldrl.models.mlp import at_least_float32, mlp, scalar_mlp
+from worldrl.learners.networks import CRITIC_HEAD, init_networks, output, scalar_output
+from worldrl.models.mlp import at_least_float32
 from worldrl.types import Log, Metrics, Parameters
 
 
@@ -42,9 +42,8 @@ class Critics:
         """
         settings = self.settings
         lead = (settings.num_critics,)
-        return init_networks(
-            seeds, name, self.sizes, device, settings.init, CRITIC_HEAD, lead, settings.norm
-        )
+        shape = (lead, settings.norm, settings.encoder)
+        return init_networks(seeds, name, self.sizes, device, settings.init, CRITIC_HEAD, *shape)
 
     def support(self, log: Log, first: int, members: int) -> Parameters:
         """The ends ``(P,)`` of the range of values that bins divide; nothing in a regression."""
@@ -75,8 +74,8 @@ class Critics:
     def values_at(self, critic: Parameters, support: Parameters, inputs: Tensor) -> Tensor:
         """``(P, M or 1, B, S + A) -> (P, M, B)``: a critic may have inputs of its own."""
         if self.bins == 1:
-            return at_least_float32(scalar_mlp(critic, inputs))
-        return self._expectation(at_least_float32(mlp(critic, inputs)), support)
+            return at_least_float32(scalar_output(critic, inputs))
+        return self._expectation(at_least_float32(output(critic, inputs)), support)
 
     def values_of_several(
         self, critic: Parameters, support: Parameters, observation: Tensor, actions: Tensor
@@ -104,7 +103,7 @@ class Critics:
             values = self.values(critic, support, observation, action)
             return self._regression_loss(values - target), values
         inputs = torch.cat([observation, action], -1)[:, None]
-        logits = at_least_float32(mlp(critic, inputs))  # (P, M, B, bins)
+        logits = at_least_float32(output(critic, inputs))  # (P, M, B, bins)
         wanted = self._target_probabilities(target, support)
         losses = -(wanted * F.log_softmax(logits, -1)).sum(-1)
         return losses, self._expectation(logits, support)

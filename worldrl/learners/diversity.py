@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value
 from torch.nn import functional as F
 
-from worldrl.config.learners import SquaredLoss
+from worldrl.config.learners import NoEncoder, SquaredLoss
 from worldrl.learners.critics import Critics
 from worldrl.models.mlp import at_least_float32, num_layers
 from worldrl.types import Parameters
@@ -49,8 +49,9 @@ def diverse_step(
         target: ``(P, 1, B)``, without gradient.
         weight: eta, ``(P,)``.
     """
-    plain = isinstance(critics.settings.critic_loss, SquaredLoss)
-    if plain and critics.settings.norm is None:
+    settings = critics.settings
+    squared = isinstance(settings.critic_loss, SquaredLoss)
+    if squared and settings.norm is None and isinstance(settings.encoder, NoEncoder):
         return _of_relu_networks(critic, observation, action, target, weight)
     return _of_any_networks(critics, critic, support, observation, action, target, weight)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from worldrl.config.learners import H2OSettings
 from worldrl.learners.critics import move_target
-from worldrl.learners.inputs import moments, standardized
+from worldrl.learners.inputs import moments, seen, standardized
 from worldrl.learners.networks import init_networks
 from worldrl.learners.sac import SAC
 from worldrl.learners.settings import settings_tensors
@@ -96,7 +96,7 @@ class H2O:
         log_share = gap.log() - gap.sum(-1, keepdim=True).log()
 
         backup, metrics = self.sac.backup(state, batch, noise)
-        observation = standardized(state["inputs"], batch.observation)
+        observation = seen(self.settings, state["inputs"], batch.observation)
 
         def critic_loss(critic: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
             losses, values = self.critics.loss(
@@ -130,9 +130,9 @@ class H2O:
 
     def _triples(self, state: LearnerState, batch: Batch) -> Tensor:
         """``(P, B, S + A + S)``, observations in deviations of the data."""
-        seen = state["discriminator_inputs"]
-        before = standardized(seen, batch.observation)
-        after = standardized(seen, batch.next_observation)
+        inputs = state["discriminator_inputs"]
+        before = standardized(inputs, batch.observation)
+        after = standardized(inputs, batch.next_observation)
         return torch.cat([before, batch.action, after], -1)
 
     def _discriminate(

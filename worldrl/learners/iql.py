@@ -19,17 +19,18 @@ from torch.nn import functional as F
 
 from worldrl.config.learners import IQLSettings
 from worldrl.learners.critics import Critics, move_target
-from worldrl.learners.inputs import moments, standardized
-from worldrl.learners.networks import ACTOR_HEAD, CRITIC_HEAD, init_networks
+from worldrl.learners.inputs import moments, seen
+from worldrl.learners.networks import (
+    ACTOR_HEAD,
+    CRITIC_HEAD,
+    encoded,
+    init_networks,
+    scalar_output,
+)
 from worldrl.learners.policies import HALF_LOG_TWO_PI
 from worldrl.learners.schedules import decay
 from worldrl.learners.settings import settings_tensors
-from worldrl.models.mlp import (
-    at_least_float32,
-    hidden_features,
-    num_layers,
-    scalar_mlp,
-)
+from worldrl.models.mlp import at_least_float32, hidden_features, num_layers
 from worldrl.optim import adam_init, adam_step
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
@@ -61,12 +62,17 @@ class IQL:
         settings = self.settings
         hidden = [self.observation_size, *settings.hidden]
         sizes = [*hidden, self.action_size]
-        actor = init_networks(seeds, "iql.actor", sizes, device, settings.init, ACTOR_HEAD)
+        actor = init_networks(
+            *(seeds, "iql.actor", sizes, device, settings.init, ACTOR_HEAD),
+            encoder=settings.encoder,
+        )
         if settings.policy == "gaussian":
             actor["log_std"] = torch.zeros(len(seeds), 1, self.action_size, device=device)
         critic = self.critics.initialise(seeds, device, "iql.critic")
         value = init_networks(
-            seeds, "iql.value", [*hidden, 1], device, settings.init, CRITIC_HEAD, norm=settings.norm
+            *(seeds, "iql.value", [*hidden, 1], device, settings.init, CRITIC_HEAD),
+            norm=settings.norm,
+            encoder=settings.encoder,
         )
         return {
             "settings": settings_tensors(self._per_member(), first, len(seeds), device),
@@ -120,8 +126,8 @@ class IQL:
         """
         actor, critic, support = state["actor"], state["critic"], state["support"]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
-        observation = standardized(state["inputs"], batch.observation)
-        following = standardized(state["inputs"], batch.next_observation)
+        observation = seen(self.settings, state["inputs"], batch.observation)
+        following = seen(self.settings, state["inputs"], batch.next_observation)
 
         action_value = self.over_critics(
             self.critics.values(state["target"], support, observation, batch.action)
@@ -196,13 +202,13 @@ class IQL:
 
     def action_values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
         """``(P, B, S), (P, B, A) -> (P, B)``: of the critics, not of their targets."""
-        seen = standardized(state["inputs"], observation)
-        values = self.critics.values(state["critic"], state["support"], seen, action)
+        own = seen(self.settings, state["inputs"], observation)
+        values = self.critics.values(state["critic"], state["support"], own, action)
         return self.over_critics(values)
 
     def state_values(self, state: LearnerState, observation: Tensor) -> Tensor:
         """``(P, B, S) -> (P, B)``."""
-        return state_value(state["value"], standardized(state["inputs"], observation))
+        return state_value(state["value"], seen(self.settings, state["inputs"], observation))
 
     def _masks(self, noise: Noise, dtype: torch.dtype) -> list[Tensor]:
         """Of the actor's hidden layers; what stays is raised, so that sums keep their size."""
@@ -218,7 +224,7 @@ class IQL:
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """The mean; with ``noise`` a Gaussian policy's sample, clipped to [-1, 1]."""
-        mean = policy_mean(policy, standardized(policy, observation))
+        mean = policy_mean(policy, seen(self.settings, policy, observation))
         if noise is None or self.settings.policy == "deterministic":
             return mean
         std = policy["log_std"].clamp(*LOG_STD_RANGE).exp()
@@ -228,11 +234,11 @@ class IQL:
 def policy_mean(policy: Parameters, observation: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
     """``(P, B, S) -> (P, B, A)`` within (-1, 1), with the masks of :func:`hidden_features`."""
     last = num_layers(policy) - 1
-    hidden = hidden_features(policy, observation, F.relu, last, masks)
+    hidden = hidden_features(policy, encoded(policy, observation), F.relu, last, masks)
     output = hidden @ policy[f"weight.{last}"] + policy[f"bias.{last}"]
     return torch.tanh(at_least_float32(output))
 
 
 def state_value(value: Parameters, observation: Tensor) -> Tensor:
     """``(P, B, S) -> (P, B)``."""
-    return at_least_float32(scalar_mlp(value, observation))
+    return at_least_float32(scalar_output(value, observation))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldrl.config.learners import MOBILESettings
-from worldrl.learners.inputs import standardized
+from worldrl.learners.inputs import seen
 from worldrl.learners.policies import tanh_gaussian
 from worldrl.learners.sac import SAC
 from worldrl.learners.settings import settings_tensors
@@ -136,10 +136,10 @@ class MOBILE:
         if noise.device.type == "cpu":  # even parts, which share their compiled code
             rows = math.ceil(rows / math.ceil(rows * members / CPU_ROWS))
         found = []
-        for seen, own in zip(
+        for given, own in zip(
             torch.split(observation, rows, 1), torch.split(noise, rows, 1), strict=True
         ):
-            inputs = standardized(state["inputs"], seen)
+            inputs = seen(self.settings, state["inputs"], given)
             action, _ = tanh_gaussian(state["actor"], inputs).sample(own)
             values = self.sac.critics.values(state["target"], state["support"], inputs, action)
             found.append(values.amin(1))

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldrl.models.mlp import at_least_float32, mlp
+from worldrl.learners.networks import output
+from worldrl.models.mlp import at_least_float32
 from worldrl.types import Parameters
 
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -39,5 +40,5 @@ class TanhGaussian(NamedTuple):
 
 def tanh_gaussian(policy: Parameters, observation: Tensor) -> TanhGaussian:
     """The network's distribution over actions at ``observation`` ``(P, B, S)``."""
-    mean, log_std = at_least_float32(mlp(policy, observation)).chunk(2, -1)
+    mean, log_std = at_least_float32(output(policy, observation)).chunk(2, -1)
     return TanhGaussian(mean, log_std.clamp(*LOG_STD_RANGE))

@@ -56,7 +56,7 @@ def nearest_action(view: View, action: Tensor, candidates: int | None) -> Tensor
         return torch.cat([weight * observation, action], -1)
 
     points = point(standardized(view.inputs, observations), actions)
-    here = point(view.observation, action)
+    here = point(standardized(view.inputs, view.batch.observation), action)
     found = nearest(here, points)[..., None]
     distance = (here - points.gather(1, found.expand_as(here))).square().sum(-1)
     nearby = actions.gather(1, found.expand_as(action))

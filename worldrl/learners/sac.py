@@ -17,7 +17,7 @@ from torch.func import grad_and_value
 from worldrl.config.learners import SACSettings, SoftSettings
 from worldrl.learners.critics import Critics, move_target
 from worldrl.learners.diversity import diverse_step
-from worldrl.learners.inputs import moments, standardized
+from worldrl.learners.inputs import moments, seen
 from worldrl.learners.networks import ACTOR_HEAD, init_networks
 from worldrl.learners.policies import tanh_gaussian
 from worldrl.learners.schedules import decay
@@ -56,7 +56,9 @@ class SAC:
         settings = self.settings
         sizes = [self.observation_size, *settings.hidden, 2 * self.action_size]
         actor = init_networks(
-            seeds, "sac.actor", sizes, device, settings.init, ACTOR_HEAD, norm=settings.norm
+            *(seeds, "sac.actor", sizes, device, settings.init, ACTOR_HEAD),
+            norm=settings.norm,
+            encoder=settings.encoder,
         )
         critic = self.critics.initialise(seeds, device, "sac.critic")
         own = settings_tensors(self._per_member(), first, len(seeds), device)
@@ -120,7 +122,7 @@ class SAC:
     def backup(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         """The critics' targets ``(P, B)``, and what they say."""
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
-        following = standardized(state["inputs"], batch.next_observation)
+        following = seen(self.settings, state["inputs"], batch.next_observation)
         actions = noise["actions"][:, 0, :, None]
         if self.backup_actions > 1:
             actions = torch.cat([actions, noise["further_actions"]], 2)
@@ -166,7 +168,7 @@ class SAC:
         """
         critic, support = state["critic"], state["support"]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
-        observation = standardized(state["inputs"], batch.observation)
+        observation = seen(self.settings, state["inputs"], batch.observation)
         metrics = {}
         if self.diverse:
             step = diverse_step(
@@ -241,8 +243,8 @@ class SAC:
     def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
         """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, see
         :class:`worldrl.types.ValueLearner`."""
-        seen = standardized(state["inputs"], observation)
-        return self.critics.values(state["critic"], state["support"], seen, action).amin(1)
+        inputs = seen(self.settings, state["inputs"], observation)
+        return self.critics.values(state["critic"], state["support"], inputs, action).amin(1)
 
     def actor_decay(self, state: LearnerState) -> Tensor:
         """The schedule's factor ``(P,)`` on the actor's learning rate."""
@@ -256,7 +258,7 @@ class SAC:
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """Sample with ``noise``, or the squashed mean without."""
-        distribution = tanh_gaussian(policy, standardized(policy, observation))
+        distribution = tanh_gaussian(policy, seen(self.settings, policy, observation))
         if noise is None:
             return torch.tanh(distribution.mean)
         return torch.tanh(distribution.mean + distribution.log_std.exp() * noise)

@@ -16,10 +16,10 @@ from torch.func import grad_and_value
 
 from worldrl.config.learners import TD3Settings
 from worldrl.learners.critics import Critics, move_target
-from worldrl.learners.inputs import moments, standardized
-from worldrl.learners.networks import ACTOR_HEAD, init_networks
+from worldrl.learners.inputs import moments, seen
+from worldrl.learners.networks import ACTOR_HEAD, init_networks, output
 from worldrl.learners.settings import settings_tensors
-from worldrl.models.mlp import at_least_float32, mlp
+from worldrl.models.mlp import at_least_float32
 from worldrl.optim import adam_init, adam_step
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
 
@@ -28,7 +28,6 @@ class View(NamedTuple):
     """What an algorithm's own terms may look at."""
 
     own: Mapping[str, Tensor]  # settings, each (P,)
-    observation: Tensor  # (P, B, S), the batch's as the networks see them
     inputs: Parameters  # of worldrl.learners.inputs
     batch: Batch
     noise: Noise
@@ -76,7 +75,10 @@ class TD3:
     def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
         """Fresh networks, one generator per member and network; targets equal what they follow."""
         device, settings = log.transitions.reward.device, self.settings
-        actor = init_networks(seeds, "td3.actor", self.sizes, device, settings.init, ACTOR_HEAD)
+        actor = init_networks(
+            *(seeds, "td3.actor", self.sizes, device, settings.init, ACTOR_HEAD),
+            encoder=settings.encoder,
+        )
         critic = self.critics.initialise(seeds, device, "td3.critic")
         numbers = {
             "discount": settings.discount,
@@ -114,9 +116,9 @@ class TD3:
         """A critic step and, in phase 1, an actor and a target step, in place."""
         critic, support, algorithm = state["critic"], state["support"], self.algorithm
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
-        observation = standardized(state["inputs"], batch.observation)
-        following = standardized(state["inputs"], batch.next_observation)
-        view = View(own, observation, state["inputs"], batch, noise, context)
+        observation = seen(self.settings, state["inputs"], batch.observation)
+        following = seen(self.settings, state["inputs"], batch.next_observation)
+        view = View(own, state["inputs"], batch, noise, context)
 
         limit = own["target_noise_clip"][:, None, None]
         smoothing = own["target_noise"][:, None, None] * noise["target"]
@@ -164,7 +166,7 @@ class TD3:
 
     def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
         """The policy's action; with ``noise``, standard normals, explored around it."""
-        action = tanh_action(policy, standardized(policy, observation))
+        action = tanh_action(policy, seen(self.settings, policy, observation))
         if noise is None:
             return action
         return (action + self.settings.exploration * noise).clamp(-1, 1)
@@ -172,7 +174,7 @@ class TD3:
 
 def tanh_action(actor: Parameters, observation: Tensor) -> Tensor:
     """``(P, B, S) -> (P, B, A)``, the deterministic policy."""
-    return torch.tanh(at_least_float32(mlp(actor, observation)))
+    return torch.tanh(at_least_float32(output(actor, observation)))
 
 
 def squared_error(action: Tensor, wanted: Tensor) -> Tensor:

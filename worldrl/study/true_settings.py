@@ -69,5 +69,10 @@ def arm_configs(
                 "the study's arms are SAC on branched rollouts: leave learner.kind and "
                 "imagination.kind as they are"
             )
+        if config.learner.encoder.kind != "none":
+            raise ConfigError(
+                f"learner.encoder is {config.learner.encoder.kind}, which asks a learned model, "
+                "and here the simulator is the model: leave it out"
+            )
         configs[name] = config
     return configs

@@ -9,6 +9,7 @@ when its holdout error improved by more than one percent, training ends when no 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,10 +39,18 @@ from worldrl.types import Parameters
 STEPS_PER_CALL = 50  # between looks at the stop request
 
 
+class Subject(NamedTuple):
+    """What an ensemble is to learn."""
+
+    name: str  # begins the names of its random streams
+    reward: bool = True
+
+
+WORLD = Subject("world")
+
+
 class EnsembleStage:
     """All groups' ensembles, trained one group after another in slices of an epoch."""
-
-    name = "pretrain"
 
     def __init__(
         self,
@@ -51,10 +60,15 @@ class EnsembleStage:
         rows: Tensor,
         compile_step: bool,
         autocast: bool,
+        name: str = "pretrain",
+        subject: Subject = WORLD,
     ) -> None:
         """``rows`` ``(n,)``: numbers of the logged rows to learn from (holdout included)."""
+        self.name, self.subject = name, subject
         step = compiled(_train_step(settings, logged, autocast), compile_step, rows.device)
-        self.groups = [EnsembleGroup(settings, seeds, logged, rows, step) for seeds in groups]
+        self.groups = [
+            EnsembleGroup(settings, seeds, logged, rows, step, subject) for seeds in groups
+        ]
 
     @property
     def step(self) -> int:
@@ -111,9 +125,10 @@ class EnsembleStage:
         ]
         if failed:
             raise ModelError(
-                f"the world model diverged for seed(s) {failed}: some ensemble member never had a "
-                "finite error on held-out rows. Set model.normalize_targets=true, lower "
-                "model.learning_rate, or look for extreme values with `worldrl data info`."
+                f"the {self.subject.name} model diverged for seed(s) {failed}: some ensemble "
+                "member never had a finite error on held-out rows. Set "
+                "model.normalize_targets=true, lower model.learning_rate, or look for extreme "
+                "values with `worldrl data info`."
             )
 
     def ensembles(self) -> list[Ensemble]:
@@ -135,17 +150,21 @@ class EnsembleGroup:
         logged: Logged,
         rows: Tensor,
         step: Callable[..., Tensor],
+        subject: Subject = WORLD,
     ) -> None:
+        self.subject = subject
         self.settings, self.seeds, self.logged, self._step = settings, list(seeds), logged, step
         device = rows.device
         members, holdout = settings.num_members, holdout_size(settings, len(rows))
-        order = draw(seeds, "world.split", 0, lambda g: torch.randperm(len(rows), generator=g))
+        order = draw(
+            seeds, f"{subject.name}.split", 0, lambda g: torch.randperm(len(rows), generator=g)
+        )
         order = rows[order.to(device)]  # (P, n)
         self.holdout, self.train = order[:, :holdout], order[:, holdout:]
         count = self.train.shape[1]
         picked = draw(
             seeds,
-            "world.bootstrap",
+            f"{subject.name}.bootstrap",
             0,
             lambda g: torch.randint(count, (members, count), generator=g),
         ).to(device)
@@ -155,16 +174,17 @@ class EnsembleGroup:
 
         pairs = torch.cat(logged.transitions[:2], 1)
         self.inputs = fit_standardizer(pairs, self.train)
-        self.targets = _target_standardizer(settings, logged, self.train)
+        self.targets = _target_standardizer(settings, logged, self.train, subject)
         self.parameters = {
             name: value.to(device)
             for name, value in init_ensemble(
-                [generator(seed, "world.init") for seed in seeds],
+                [generator(seed, f"{subject.name}.init") for seed in seeds],
                 logged.observation_size,
                 logged.action_size,
                 settings.hidden,
                 members,
                 settings.layer_norm,
+                subject.reward,
             ).items()
         }
         self.adam = adam_init(self.parameters)
@@ -282,7 +302,7 @@ class EnsembleGroup:
             members, count = self.bootstrap.shape[1:]
             order = draw(
                 self.seeds,
-                "world.epoch",
+                f"{self.subject.name}.epoch",
                 epoch,
                 lambda g: torch.stack([torch.randperm(count, generator=g) for _ in range(members)]),
             )
@@ -295,20 +315,30 @@ def holdout_size(settings: EnsembleSettings, rows: int) -> int:
     return max(1, min(int(settings.holdout_ratio * rows), settings.max_holdout))
 
 
+def expected_steps(settings: EnsembleSettings, rows: int) -> int:
+    """Steps that early stopping usually comes to."""
+    per_epoch = max(rows - holdout_size(settings, rows), 1) // settings.batch_size
+    return per_epoch * (settings.max_epochs or 30)
+
+
 def _model_batch(
     logged: Logged, rows: Tensor, inputs: Standardizer, targets: Standardizer
 ) -> tuple[Tensor, Tensor]:
     """Standardised inputs and targets of logged ``rows`` ``(P, ...)``."""
     batch = logged.at(rows)
     shape = (rows.shape[0], *(1,) * (rows.dim() - 1), -1)
-    scaled = (changes(batch) - targets.mean.view(shape)) / targets.scale.view(shape)
+    wanted = changes(batch)[..., : targets.mean.shape[-1]]
+    scaled = (wanted - targets.mean.view(shape)) / targets.scale.view(shape)
     return standardize(inputs, batch.observation, batch.action), scaled
 
 
-def _target_standardizer(settings: EnsembleSettings, logged: Logged, train: Tensor) -> Standardizer:
+def _target_standardizer(
+    settings: EnsembleSettings, logged: Logged, train: Tensor, subject: Subject
+) -> Standardizer:
+    width = logged.observation_size + subject.reward
     if settings.normalize_targets:
-        return fit_standardizer(changes(logged.transitions), train)
-    shape = (train.shape[0], logged.observation_size + 1)
+        return fit_standardizer(changes(logged.transitions)[:, :width], train)
+    shape = (train.shape[0], width)
     zero = torch.zeros(shape, device=train.device)
     return Standardizer(zero, zero + 1)
 

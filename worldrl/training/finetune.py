@@ -13,6 +13,8 @@ from worldrl.errors import ConfigError
 from worldrl.evaluation.returns import Env
 from worldrl.imagination.buffer import available_memory, bytes_needed
 from worldrl.learners import LEARNERS
+from worldrl.learners.inputs import MEAN, SCALE
+from worldrl.models.mlp import part
 from worldrl.training.execution import Execution
 from worldrl.training.finetune_stage import FinetuneStage
 from worldrl.training.online import OnlineExperience
@@ -26,6 +28,7 @@ from worldrl.training.train import (
     trained,
 )
 from worldrl.training.warm_start import start_from, trained_state
+from worldrl.types import Parameters
 
 #: ``(config, the dataset's environment id) -> what builds one environment a call``
 EnvironmentFactory = Callable[[FinetuneConfig, str | None], Callable[[], Env]]
@@ -54,6 +57,7 @@ def finetune(
             logged,
             None,
             execution.compiles("finetune", config.num_updates, UPDATES_WORTH_COMPILING),
+            anchors=known_anchors(execution, config),
             online=online,
         )
         if config.weights == "run" and execution.saved is None:
@@ -64,6 +68,30 @@ def finetune(
     finally:
         for own in online:
             own.close()
+
+
+def known_anchors(execution: Execution, config: FinetuneConfig) -> Parameters:
+    """The networks that the encoder of the run asks, ``(P, ...)``; nothing without one.
+
+    Raises:
+        ConfigError: an encoder is asked for that the run has not.
+    """
+    if config.learner.encoder.kind == "none":
+        return {}
+    assert config.run is not None
+    if execution.saved is None:
+        state = trained_state(config.run, execution.dataset.metadata.sha256)
+    else:
+        state = part(execution.saved.state, "learner/")
+    found = {n: one for n, one in part(state, "inputs/").items() if n not in (MEAN, SCALE)}
+    if not found:
+        raise ConfigError(
+            f"learner.encoder is {config.learner.encoder.kind}, and {config.run} learned without "
+            "one. Leave it out"
+        )
+    count = len(next(iter(found.values())))
+    members = [number % count for number in range(config.population)]
+    return {name: value[members].to(execution.device) for name, value in found.items()}
 
 
 def take_over(

@@ -26,13 +26,14 @@ from worldrl.errors import RunError
 from worldrl.evaluation.off_policy import Estimate
 from worldrl.imagination.walks import Ground, ground_of, walk
 from worldrl.learners.iql import IQL
+from worldrl.models.mlp import part
 from worldrl.random import generator
 from worldrl.training import checkpoint
 from worldrl.training.logged import Logged
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run_directory import DONE, RunDirectory
 from worldrl.training.stages import flat
-from worldrl.training.world_model import WorldModel, ends_function, load_world, tensors_under
+from worldrl.training.world_model import WorldModel, ends_function, load_world
 from worldrl.types import Learner, LearnerState, Parameters
 
 #: What of a learner of values is asked.
@@ -169,8 +170,8 @@ def read_values(path: Path, dataset: Dataset, logged: Logged, count: int) -> Val
                 f"the values in {path} are not learned to the end; go on with `worldrl resume "
                 f"{path}`"
             )
-    state = tensors_under(checkpoint.load(last, logged.rows.device).state, "learner/")
-    return Values(config.learner, {part: tensors_under(state, f"{part}/") for part in ASKED})
+    state = part(checkpoint.load(last, logged.rows.device).state, "learner/")
+    return Values(config.learner, {name: part(state, f"{name}/") for name in ASKED})
 
 
 def save_judge(path: Path, model: WorldModel, values: Values) -> None:
@@ -189,5 +190,5 @@ def load_judge(path: Path, device: torch.device) -> tuple[WorldModel, Values]:
     model = load_world(path, device)
     saved = checkpoint.load_model(path, device)
     settings = IQLSettings.model_validate(saved.plain["values"])
-    state = tensors_under(saved.tensors, "values/")
-    return model, Values(settings, {part: tensors_under(state, f"{part}/") for part in ASKED})
+    state = part(saved.tensors, "values/")
+    return model, Values(settings, {name: part(state, f"{name}/") for name in ASKED})

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
 #: In the order in which a run goes through them.
-STAGES: Final = ("pretrain", "reward", "train", "finetune")
+STAGES: Final = ("pretrain", "reward", "reverse", "seeker", "train", "finetune")
 RESERVED: Final = ("stage", "step", "seconds", "nonfinite")
 
 Row: TypeAlias = dict[str, Any]

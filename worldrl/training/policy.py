@@ -48,11 +48,13 @@ class PolicyStage:
         compile_update: bool,
         models: Sequence[DynamicsModel] | None = None,
         gate: Gate | None = None,
+        anchors: Parameters | None = None,
         online: Sequence[OnlineExperience] | None = None,
     ) -> None:
         """
         Args:
             imaginations, models, online: one a group, where there are any.
+            anchors: the networks that the learner's encoder asks, if it has one, ``(P, ...)``.
         """
         self.total = config.num_updates
         self._guard = config.guard
@@ -74,6 +76,7 @@ class PolicyStage:
             imagined_experience(config, imagination, len(seeds), logged) if imagination else None
             for imagination, seeds in zip(imaginations or nothing, groups, strict=True)
         ]
+        own_anchors = split(anchors or {}, [len(seeds) for seeds in groups])
         self.groups = [
             PolicyGroup(
                 config,
@@ -87,9 +90,10 @@ class PolicyStage:
                 Context(log, model),
                 updates,
                 gate,
+                own,
             )
-            for seeds, first, experience, model in zip(
-                groups, firsts, experiences, models or nothing, strict=True
+            for seeds, first, experience, model, own in zip(
+                groups, firsts, experiences, models or nothing, own_anchors, strict=True
             )
         ]
 

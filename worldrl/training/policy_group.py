@@ -50,7 +50,8 @@ class PolicyGroup:
         real: int,  # logged rows of a batch
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
-        gate: Gate | None = None,
+        gate: Gate | None,
+        anchors: Parameters,  # the networks that an encoder asks; empty without one
     ) -> None:
         self.learner, self.seeds, self.logged = learner, list(seeds), logged
         self._updates, self._context, self._sampler = updates, context, sampler
@@ -58,6 +59,7 @@ class PolicyGroup:
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
         self.state: LearnerState = learner.initialise(self.seeds, context.log, first)
+        self.state["inputs"] = self.state.get("inputs", {}) | anchors
         self.kept: LearnerState = copy.deepcopy(self.state)  # of the last good update
         self.good = flat(self.kept)
         self.gate, self.standings = gate, [Standing()] * members

@@ -10,7 +10,7 @@ from worldrl.config.schema import FinetuneConfig
 from worldrl.errors import ConfigError
 from worldrl.models.world import World
 from worldrl.strict_json import finite
-from worldrl.training.ensemble import EnsembleStage, holdout_size
+from worldrl.training.ensemble import EnsembleStage, expected_steps
 from worldrl.training.execution import Execution
 from worldrl.training.loop import StoppedEarly, run_stage
 from worldrl.training.model_report import (
@@ -45,10 +45,8 @@ def pretrain_ensemble(execution: Execution) -> WorldModel:
             "observation; a model needs at least 2, and thousands to be of use."
         )
     decision = where_episodes_end(config.termination, env_id, logged, rows)
-    per_epoch = max((len(rows) - holdout_size(config.model, len(rows))), 1)
-    epochs = config.model.max_epochs or 30  # what early stopping usually takes
     # Of one member: it is compiled where its lone run is.
-    calls = per_epoch // config.model.batch_size * epochs
+    calls = expected_steps(config.model, len(rows))
     stage = EnsembleStage(
         config.model,
         execution.groups,

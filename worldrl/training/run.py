@@ -14,6 +14,7 @@ from worldrl.errors import ModelError, RunError, WorldRLError
 from worldrl.evaluation.returns import Env
 from worldrl.training import checkpoint
 from worldrl.training.acceptance import Gate
+from worldrl.training.anchors import anchors_of
 from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
 from worldrl.training.finetune import check_finetuning, finetune
@@ -164,10 +165,9 @@ def _stages(
         assert environment is not None
         stage, metrics = finetune(execution, environment, scorer)
     else:
-        model = simulated
-        if config.imagination.kind not in ("none", "simulator"):
-            model = world_of(execution)
-        stage, metrics = train_policy(execution, model, scorer, _gate(execution))
+        model = world_of(execution) if config.uses_model else simulated
+        anchors = None if model is None else anchors_of(execution, model)
+        stage, metrics = train_policy(execution, model, scorer, anchors, _gate(execution))
     stopped = all(trip is not None for trip in stage.trips)
     state: RunState = "stopped_by_guard" if stopped else "finished"
     return _finish(execution, stage.name, stage.step, metrics, state, stage.total)

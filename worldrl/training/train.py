@@ -73,9 +73,14 @@ def train_policy(
     execution: Execution,
     model: WorldModel | None,
     scorer: Scorer | None,
+    anchors: Parameters | None = None,
     gate: Gate | None = None,
 ) -> tuple[PolicyStage, dict[str, Any]]:
-    """Train to the end, in the world where there is one; the stage and its last metrics."""
+    """Train to the end, in the world where there is one; the stage and its last metrics.
+
+    Args:
+        anchors: of :func:`worldrl.training.anchors.anchors_of`, for a learner with an encoder.
+    """
     config, logged = execution.config, execution.logged
     assert isinstance(config, TrainConfig)
     learner = LEARNERS[config.learner.kind](
@@ -94,12 +99,13 @@ def train_policy(
         learner,
         execution.groups,
         logged,
-        None if model is None else _imaginations(execution, learner, model, worlds),
+        _imaginations(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
         # A simulator is for imagination alone: no learner looks into it.
         None if config.imagination.kind == "simulator" else [w.ensemble for w in worlds] or None,
         gate,
+        anchors,
     )
     metrics = trained(execution, stage, evaluation(execution, stage, learner, scorer))
     if gate is not None:
@@ -167,10 +173,12 @@ def _worlds(execution: Execution, model: WorldModel) -> list[World]:
 
 
 def _imaginations(
-    execution: Execution, learner: Learner, model: WorldModel, worlds: list[World]
-) -> list[Imagination]:
+    execution: Execution, learner: Learner, model: WorldModel | None, worlds: list[World]
+) -> list[Imagination] | None:
     config, logged, device = execution.config, execution.logged, execution.device
     assert isinstance(config, TrainConfig)
+    if model is None or config.imagination.kind == "none":
+        return None
 
     def prepare(step: F, calls: int) -> F:
         worth_it = execution.compiles("rollout", calls, CALLS_WORTH_COMPILING)

@@ -18,6 +18,7 @@ from worldrl.imagination.simulator import SimulatorModel
 from worldrl.imagination.termination import find_formula, formula
 from worldrl.models.dynamics_reward import DynamicsReward
 from worldrl.models.ensemble import Ensemble, Standardizer
+from worldrl.models.mlp import part
 from worldrl.models.world import World
 from worldrl.training.checkpoint import load_model, save_model
 from worldrl.training.logged import Logged
@@ -53,15 +54,15 @@ def load_world(path: Path, device: torch.device) -> WorldModel:
         RunError: the files are missing or damaged.
     """
     saved = load_model(path, device)
-    terminator = tensors_under(saved.tensors, "terminator/")
-    ensemble = ensemble_from(tensors_under(saved.tensors, "ensemble/"))
+    terminator = part(saved.tensors, "terminator/")
+    ensemble = ensemble_from(part(saved.tensors, "ensemble/"))
     return WorldModel(World(ensemble, terminator), saved.plain)
 
 
 def ensemble_from(tensors: dict[str, Tensor]) -> Ensemble:
     """The inverse of :func:`worldrl.training.stages.flat` for an ensemble."""
     return Ensemble(
-        tensors_under(tensors, "parameters/"),
+        part(tensors, "parameters/"),
         Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
         Standardizer(tensors["targets/mean"], tensors["targets/scale"]),
         tensors["elites"],
@@ -71,20 +72,11 @@ def ensemble_from(tensors: dict[str, Tensor]) -> Ensemble:
 def reward_from(tensors: dict[str, Tensor]) -> DynamicsReward:
     """The same for a dynamics reward."""
     return DynamicsReward(
-        tensors_under(tensors, "parameters/"),
+        part(tensors, "parameters/"),
         Standardizer(tensors["inputs/mean"], tensors["inputs/scale"]),
         tensors["logged"],
         tensors["generated"],
     )
-
-
-def tensors_under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin so, by the rest of their names."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def check_fits(model: WorldModel, logged: Logged, where: str) -> None:
