@@ -78,16 +78,16 @@ def known_anchors(execution: Execution, config: FinetuneConfig) -> Parameters:
     """
     if config.learner.encoder.kind == "none":
         return {}
-    assert config.run is not None
-    if execution.saved is None:
-        state = trained_state(config.run, execution.dataset.metadata.sha256)
-    else:
+    state: Parameters = {}
+    if execution.saved is not None:
         state = part(execution.saved.state, "learner/")
+    elif config.run is not None:
+        state = trained_state(config.run, execution.dataset.metadata.sha256)
     found = {n: one for n, one in part(state, "inputs/").items() if n not in (MEAN, SCALE)}
     if not found:
         raise ConfigError(
-            f"learner.encoder is {config.learner.encoder.kind}, and {config.run} learned without "
-            "one. Leave it out"
+            f"learner.encoder is {config.learner.encoder.kind}, and there is no run that learned "
+            "with one to take it from. Leave it out"
         )
     count = len(next(iter(found.values())))
     members = [number % count for number in range(config.population)]
