@@ -218,7 +218,7 @@ def test_a_world_keeps_its_dynamics_reward_and_one_without_gets_it(tiny_file, tm
     assert learned.plain["steps"] == 60
     assert learned.tensors["logged"].shape == (2, 3)
 
-    # One of its members, however long this run would have learned; networks asked one by one.
+    # One of its members, however long this run would have learned.
     longer = "imagination.filter.reward.num_updates=90"
     train(tiny_file, second, f"model={first}", *FILTER, longer, "seed=2")
     assert stages_of(second) == ["train"] * 2

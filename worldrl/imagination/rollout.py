@@ -142,8 +142,8 @@ def imagine(
     tally = Tally(members, device)
     for depth in range(max(rollouts.horizons)):
         action_noise = noise(f"action.{depth}", _normals(places, action_size))
-        sample_shape = (rollouts.candidates, observation_size + 1)[not rollouts.candidates :]
-        model_noise = noise(f"model.{depth}", _normals(places, *sample_shape))
+        samples = (rollouts.candidates,) if rollouts.candidates else ()
+        model_noise = noise(f"model.{depth}", _normals(places, *samples, observation_size + 1))
         choice = noise(f"choice.{depth}", _uniforms(places)) if rollouts.candidates else None
         draws_elite = depth == 0 or rollouts.elite == "per_step"
         if rollouts.grouped:

@@ -178,6 +178,7 @@ def imagined_step(
             stopped=stopped,
         )
 
+    assert stop is None or propose is not from_own_elite
     return step
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worldrl.config.filters import DynamicsRewardSettings
 from worldrl.config.schema import EnsembleSettings, TrainConfig
+from worldrl.errors import ConfigError
 from worldrl.strict_json import finite
 from worldrl.training.checkpoint import SavedModel, load_model, save_model
 from worldrl.training.dynamics_reward import DynamicsRewardStage
@@ -40,9 +41,12 @@ def with_reward(execution: Execution, model: WorldModel) -> WorldModel:
 def _given(execution: Execution, model: EnsembleSettings) -> SavedModel | None:
     """That of the given model's run, cut to this run's seeds; None where there is none."""
     source = model.source
-    if source is None or not (RunDirectory(Path(source), None).reward / "model.json").exists():
+    if source is None:
         return None
-    saved = load_model(RunDirectory(Path(source), None).reward, execution.device)
+    folder = RunDirectory(Path(source), None).reward
+    if not (folder / "model.json").exists():
+        return None
+    saved = load_model(folder, execution.device)
     chosen = places(saved.plain["seeds"], execution.seeds, source)
     if saved.plain["dataset_sha256"] != execution.dataset.metadata.sha256:
         print(
@@ -59,11 +63,17 @@ def _learned(
 ) -> SavedModel:
     config, logged = execution.config, execution.logged
     test = choose_test_episodes(execution.dataset, model.test_ratio)
+    rows = trainable_rows(logged, test)
+    if len(rows) == 0:
+        raise ConfigError(
+            f"{config.dataset.source} has no transition with a known next observation, so there is "
+            "no dynamics reward to learn. Set imagination.filter.kind=none"
+        )
     stage = DynamicsRewardStage(
         settings,
         execution.groups,
         logged,
-        trainable_rows(logged, test),
+        rows,
         # Of one member: it is compiled where its lone run is.
         execution.compiles("reward", settings.num_updates, UPDATES_WORTH_COMPILING),
         config.precision == "bf16",
