@@ -58,6 +58,9 @@ def evaluate(
     value_updates: Annotated[
         int, typer.Option(min=1, help="Of critics that are trained.")
     ] = _DEFAULT.value_updates,
+    expectile: Annotated[
+        float, typer.Option(help="Of those; 0.5: SARSA, the recorded policy's own values.")
+    ] = _DEFAULT.expectile,
     horizon: Annotated[int, typer.Option(min=1, help="Steps of a walk.")] = _DEFAULT.horizon,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object.")
@@ -74,7 +77,11 @@ def evaluate(
     """
     if offline:
         given = None if values is None else str(values)
-        settings = JudgeSettings(values=given, value_updates=value_updates, horizon=horizon)
+        if not 0 < expectile < 1:
+            raise ConfigError(f"--expectile {expectile:g}: give a number above 0 and below 1")
+        settings = JudgeSettings(
+            values=given, value_updates=value_updates, expectile=expectile, horizon=horizon
+        )
         with json_only(as_json):
             from worldrl import api
 

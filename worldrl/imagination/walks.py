@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from worldrl.config.schema import PenaltyKind
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
     logged_range,
@@ -39,7 +40,7 @@ class Ground(NamedTuple):
     world: World
     ends: Ends
     seeds: Sequence[int]  # of the P worlds
-    penalty: str
+    penalty: PenaltyKind
     unit: Tensor  # (P,), the penalty's 0.95 quantile on the data
     bounds: Bounds
     logged: LoggedRange
@@ -57,20 +58,18 @@ class Visited(NamedTuple):
     broken: Tensor  # (P, R) bool: the walk ends here because a prediction is not finite
 
 
-def ground_of(world: World, ends: Ends, seeds: Sequence[int], penalty: str, log: Log) -> Ground:
+def ground_of(
+    world: World, ends: Ends, seeds: Sequence[int], penalty: PenaltyKind, log: Log
+) -> Ground:
     """Worlds with the log that they learned from, to walk in."""
     logged = log.transitions
     states = torch.cat([logged.observation, logged.next_observation])
     known = logged_range(states, logged.reward)
-    values = measured(
-        world.ensemble,
-        PENALTIES[penalty],
-        logged.observation,
-        logged.action,
-        known.spread,
-        seeds,
-    )
-    unit = upper_quantile(values, QUANTILE)
+    unit = torch.ones(len(seeds), device=states.device)
+    if penalty != "none":
+        pairs = logged.observation, logged.action
+        values = measured(world.ensemble, PENALTIES[penalty], *pairs, known.spread, seeds)
+        unit = upper_quantile(values, QUANTILE)
     return Ground(world, ends, seeds, penalty, unit, observation_bounds(states, WIDEN), known)
 
 

@@ -182,13 +182,11 @@ def _gate(execution: Execution) -> Gate | None:
         return None
     folder = run.path / "judge"
     if not folder.exists():
-        model = load_world(run.model, execution.device) if config.model.source is None else None
-        model = model or given_world(
-            Path(config.model.source or ""),
-            execution.logged,
-            execution.dataset.metadata,
-            config.termination,
-        )
+        if config.model.source is None:
+            model = load_world(run.model, execution.device)
+        else:
+            source, metadata = Path(config.model.source), execution.dataset.metadata
+            model = given_world(source, execution.logged, metadata, config.termination)
         seeds: list[int] = model.facts["seeds"]
         if len(seeds) < 2 or model.facts.get("shared_model", False):
             raise ModelError(
@@ -211,15 +209,19 @@ def _gate(execution: Execution) -> Gate | None:
 
 
 def fit_values(path: Path, config: TrainConfig, quiet: bool = False) -> None:
-    """Train critics to judge by at ``path``, or finish those; what is finished stays.
+    """Train critics to judge by at ``path``, or finish those; what is finished stays, and so does a
+    run of another learner.
 
     Raises:
         StoppedEarly: SIGTERM or SIGINT came.
     """
     if (path / "config.yaml").exists():
         with RunDirectory.open(path) as known:
-            if known.status_file.exists() and known.read_status().state in DONE:
-                return
+            found = known.read_config()
+            of_values = isinstance(found, TrainConfig) and found.learner.kind == "iql"
+            done = known.status_file.exists() and known.read_status().state in DONE
+        if done or not of_values:
+            return
         result = resume(path, quiet)
     else:
         if not quiet:
