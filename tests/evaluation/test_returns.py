@@ -85,6 +85,19 @@ def test_returns_lengths_and_seeds_are_those_of_each_episode() -> None:
     assert sorted(log) == sorted(2 * [episode_seed(3, episode) for episode in range(7)])
 
 
+def test_policies_are_scored_by_their_deterministic_actions() -> None:
+    """The trap of scoring a stochastic policy by its samples."""
+    drawn = []
+
+    def act(observation: Tensor, noise: Tensor | None) -> Tensor:
+        drawn.append(noise)
+        return torch.zeros(1, BLOCK, 1)
+
+    evaluate_returns(Countdown, act, 3, 0, 1, action_low=LOW, action_high=HIGH)
+    assert drawn
+    assert all(noise is None for noise in drawn)
+
+
 def test_episode_seeds_differ_and_do_not_depend_on_their_number() -> None:
     seeds = {episode_seed(s, e) for s in range(20) for e in range(50)}
     assert len(seeds) == 1000

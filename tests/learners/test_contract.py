@@ -202,6 +202,25 @@ def test_every_network_learns_and_the_settings_stay(kind: str, changes: dict[str
 
 
 @every
+def test_logged_actions_at_the_bounds_are_harmless(kind: str, changes: dict[str, Any]) -> None:
+    """The trap of a squashed density at -1 and 1, whose inverse tanh is infinite."""
+    learner = learner_of(kind, changes)
+    state = learner.initialise(SEEDS, LOG)
+    for phase, (batch, noise) in enumerate(updates(learner, 2 * learner.phases, torch.float32)):
+        extreme = batch._replace(action=batch.action.sign())
+        context = context_of(SEEDS, torch.float32)
+        log = context.log._replace(
+            transitions=context.log.transitions._replace(action=LOG.transitions.action.sign()),
+            next_action=LOG.next_action.sign(),
+        )
+        context = context._replace(log=log)
+        metrics = learner.update(state, extreme, noise, context, phase % learner.phases)
+        assert all(value.isfinite().all() for value in metrics.values())
+    for name, value in flat(state).items():
+        assert value.isfinite().all() or name.startswith("settings/"), name
+
+
+@every
 def test_acts_within_bounds(kind: str, changes: dict[str, Any]) -> None:
     learner = learner_of(kind, changes)
     state = initialised(learner, SEEDS)

@@ -6,11 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldrl.learners.sac import SAC
 from worldrl.rows import pack, unpack
 from worldrl.study import point
-from worldrl.study.edge_of_reach import ARMS, beyond_reach, learner_settings
+from worldrl.study.edge_of_reach import (
+    ARMS,
+    HORIZON,
+    beyond_reach,
+    learner_settings,
+    rollouts,
+    train_config,
+)
 from worldrl.study.oracle import PatchedRollouts
-from worldrl.types import Metrics, Parameters, Transitions
+from worldrl.training.logged import logged
+from worldrl.types import Batch, Metrics, Parameters, Transitions
 
 DISCOUNT = 0.8
 
@@ -97,3 +106,37 @@ def test_arms_differ_in_what_they_say_and_nothing_else() -> None:
     assert ravl.num_critics == 10
     assert base.num_critics == 2
     assert not base.entropy_in_target
+
+
+def test_errors_at_the_edge_of_reach_flow_into_targets_and_not_past_the_patch() -> None:
+    """The edge-of-reach trap in true dynamics, without training: states where rollouts end are
+    never learned from, and targets hold their values whatever those are."""
+    data = logged(point.logged_dataset(0), torch.device("cpu"))
+    config = train_config(ARMS["base"], 1, 10, 0)
+    learner = SAC(learner_settings(ARMS["base"]), 2, 2, 10)
+    state = learner.initialise([0], data.log)
+    # Outward, so that many rollouts end beyond what one step less can reach.
+    state["actor"]["bias.2"][..., 0] += 10.0
+    (base,) = rollouts(config, learner, [[0]], data)
+    world = point.point_world(1)
+    patch = PatchedRollouts(base, world, learner, beyond_reach, 0.99, (0,), 2, 2)
+    rise = {}
+    for name, arm in ("base", base), ("patch", patch):
+        rows = torch.zeros(1, arm.capacity, 8)
+        counts, _ = arm.fill(rows, 0, arm.sources(state))
+        assert counts.tolist() == [1_000 * HORIZON]
+        held = unpack(rows, 2, 2)
+        assert not beyond_reach(held.observation).any()
+        edge = beyond_reach(held.next_observation)
+        assert 0.001 < edge.float().mean() < 0.05
+        batch = Batch(*held, torch.zeros(1, 0, dtype=torch.int64))
+        noise = learner.noise(torch.Generator().manual_seed(0), 1, len(rows[0]))
+        before, _ = learner.backup(state, batch, noise)
+        state["target"]["bias.2"] += 100.0  # every value is that wrong
+        after, _ = learner.backup(state, batch, noise)
+        state["target"]["bias.2"] -= 100.0
+        rise[name] = (after - before)[edge], (after - before)[~edge]
+    assert torch.allclose(rise["base"][0], torch.tensor(99.0), atol=1e-2)
+    assert not rise["patch"][0].any()
+    for name in rise:
+        assert torch.allclose(rise[name][1], torch.tensor(99.0), atol=1e-2)

@@ -56,6 +56,19 @@ def test_rows_are_the_transitions_with_actions_in_the_unit_box():
     np.testing.assert_array_equal(found.action_high, HIGH)
 
 
+def test_a_time_limit_ends_no_return():
+    """The trap of timeouts taken for terminal rows: what comes after them still counts."""
+    ends = np.zeros(12, bool)
+    ends[[3, 7]] = True
+    limits = np.zeros(12, bool)
+    limits[[5, 11]] = True
+    following = np.roll(arrays()["observations"], -1, 0)
+    following[ends | limits] += 9
+    data = dataset(terminated=ends, truncated=limits, next_observations=following)
+    assert data.truncated.sum() == 2
+    assert logged(data, CPU).transitions.terminated.nonzero().flatten().tolist() == [3, 7]
+
+
 def test_parts_are_views_of_the_rows():
     found = logged(dataset(), CPU)
     found.rows[4] = torch.arange(10.0)
