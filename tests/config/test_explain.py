@@ -6,7 +6,7 @@ import pytest
 
 from worldrl.config.explain import explain
 from worldrl.config.fields import walk
-from worldrl.config.schema import TrainConfig
+from worldrl.config.schema import FinetuneConfig, TrainConfig
 from worldrl.errors import ConfigError
 
 
@@ -14,7 +14,8 @@ def test_every_setting_is_explained_once_for_each_kind() -> None:
     found = explain()
     assert len({(one.key, one.kind) for one in found}) == len(found)
     labels = {"stage", "recipe"}
-    assert {one.key for one in found} == {".".join(path) for path in walk(TrainConfig)} - labels
+    known = {".".join(path) for root in (TrainConfig, FinetuneConfig) for path in walk(root)}
+    assert {one.key for one in found} == known - labels
 
 
 def test_what_is_said_of_one() -> None:

@@ -473,7 +473,7 @@ class TrainConfig(RunSettings):
     sampling: Sampling = UniformSampling()
     num_updates: PositiveInt = 1_000_000
     eval_every: NonNegativeInt = 0
-    """Updates between evaluations in the environment; 0: never build one."""
+    """Updates, or steps of fine-tuning, between evaluations in the environment; 0: none."""
     evaluation: EvaluationSettings = EvaluationSettings()
     guard: GuardSettings = GuardSettings()
     acceptance: Acceptance = NoAcceptance()
@@ -665,7 +665,7 @@ class FinetuneConfig(RunSettings):
     replay_capacity: PositiveInt = 2_000_000
     """Latest transitions that are kept of each member."""
     eval_every: NonNegativeInt = 0
-    """Steps between evaluations; there is one before the first step too. 0: none."""
+    """Updates, or steps of fine-tuning, between evaluations in the environment; 0: none."""
     evaluation: EpisodeSettings = EpisodeSettings()
     footing: FootingSettings = FootingSettings()
     guard: GuardSettings = GuardSettings()

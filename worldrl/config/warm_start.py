@@ -99,6 +99,12 @@ def refuse_other_networks(config: FinetuneConfig) -> None:
         )
     if config.weights == "fresh":
         return
+    kind = settings["learner"]["kind"]
+    if config.learner.kind != ("sac" if kind in SOFT else kind):
+        raise ConfigError(
+            f"learner.kind is {config.learner.kind}, and {config.run} was trained with {kind}. "
+            "Leave it out, or set weights=fresh to take over its data alone"
+        )
     stated = config.model_dump(mode="json")
     for group, names in ("learner", NETWORKS), ("dataset", REWARDS):
         for name in names:
@@ -108,12 +114,6 @@ def refuse_other_networks(config: FinetuneConfig) -> None:
                     f"{group}.{name} is {asked}, and the weights of {config.run} were trained with "
                     f"{trained}. Leave it out, or set weights=fresh to take over its data alone"
                 )
-    kind = settings["learner"]["kind"]
-    if config.learner.kind != ("sac" if kind in SOFT else kind):
-        raise ConfigError(
-            f"learner.kind is {config.learner.kind}, and {config.run} was trained with {kind}. "
-            "Leave it out, or set weights=fresh to take over its data alone"
-        )
 
 
 def _of_a_warm_start(part: Recipe, soft: bool) -> Recipe:
