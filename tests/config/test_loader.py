@@ -199,7 +199,7 @@ class TestValues:
             ["imagination.kind is '{horizon: 3}'", "branched, adversarial, simulator, none"],
         ),
         ("precision=float16", ["precision is 'float16'", "float32, bf16"]),
-        ("termination=never", ["termination is a group", "termination.kind"]),
+        ("evaluation=never", ["evaluation is a group", "evaluation.episodes"]),
         ("compile=perhaps", ["compile is 'perhaps'", "'auto' or true or false"]),
         ("model.num_elites=9", ["num_elites is 9", "7 members"]),
         ("seed", ["'seed' is no setting", "key=value"]),
@@ -350,7 +350,7 @@ def test_every_setting_can_be_set_on_the_command_line() -> None:
     kinds += [{"sampling": kind} for kind in samplings.classes]
     kinds += [{}, *({"learner.critic_loss.kind": kind} for kind in ("hl_gauss", "huber"))]
     kinds += [{"imagination": "adversarial"}, {"acceptance": "ope", "population": 2}]
-    kinds += [{"learner.encoder": "cocoa"}]
+    kinds += [{"learner.encoder": "cocoa"}, {"imagination.filter": "dynamics_reward"}]
     for path in walk(TrainConfig):
         key = ".".join(path)
         if key in ("stage", "recipe"):

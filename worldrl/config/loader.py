@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 from pydantic import BaseModel, ValidationError
@@ -32,15 +33,8 @@ from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainC
 from worldrl.config.warm_start import refuse_other_networks, starting_from_run
 from worldrl.errors import ConfigError, suggestion
 
-SHORTHANDS = {
-    "dataset": "source",
-    "model": "source",
-    "imagination": "kind",
-    "learner": "kind",
-    "sampling": "kind",
-    "acceptance": "kind",
-}
-"""``dataset=X`` is short for ``dataset.source=X``, and so on."""
+SHORTHANDS: dict[Path, str] = {("dataset",): "source", ("model",): "source"}
+"""``dataset=X`` is short for ``dataset.source=X``; of other groups it is short for their kind."""
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 """``["a.b=c", ...]`` as typed on a command line, or ``{"a.b": value}`` with Python values."""
@@ -263,8 +257,8 @@ def _override_layer(overrides: Overrides) -> dict[str, Any]:
     flat: dict[Path, Any] = {}
     for key, value in pairs:
         path = tuple(key.split("."))
-        if len(path) == 1 and key in SHORTHANDS and not isinstance(value, Mapping):
-            path = (key, SHORTHANDS[key])
+        if path in _shorthands() and not isinstance(value, Mapping):
+            path = (*path, _shorthands()[path])
             if hasattr(value, "transitions"):
                 raise ConfigError(
                     f"{key} is a Dataset in memory, and a run reads a file, so that it can be "
@@ -273,6 +267,13 @@ def _override_layer(overrides: Overrides) -> dict[str, Any]:
                 )
         flat[path] = os.fspath(value) if isinstance(value, os.PathLike) else value
     return _nest_values(flat)
+
+
+@cache
+def _shorthands() -> dict[Path, str]:
+    """Groups that can be given as a single value, and the setting that it is of."""
+    every = (path for root in _ROOTS.values() for path in walk(root))
+    return {path[:-1]: "kind" for path in every if path[-1] == "kind"} | SHORTHANDS
 
 
 def _split(argument: str) -> tuple[str, Any]:
@@ -358,8 +359,8 @@ def _as_mapping(
 ) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
-    if len(path) == 1 and path[0] in SHORTHANDS and isinstance(value, str):
-        return {SHORTHANDS[path[0]]: value}
+    if path in _shorthands() and isinstance(value, str):
+        return {_shorthands()[path]: value}
     names = ", ".join(f"{_dotted(path)}.{name}" for name in settings.model_fields)
     raise ConfigError(
         f"{origin}: {_dotted(path)} is a group of settings and cannot be {_short(value)}; "
