@@ -120,9 +120,14 @@ def copy_into(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Tensor]:
-    """References to the tensors of nested dictionaries and named tuples, by "/"-joined names."""
+    """References to the tensors of nested dictionaries and named tuples, by "/"-joined names.
+
+    None holds nothing.
+    """
     if isinstance(tree, Tensor):
         return {prefix: tree}
+    if tree is None:
+        return {}
     items = tree.items() if isinstance(tree, dict) else tree._asdict().items()
     found: dict[str, Tensor] = {}
     for name, value in items:

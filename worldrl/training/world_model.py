@@ -42,9 +42,7 @@ class WorldModel(NamedTuple):
 def save_world(path: Path, model: WorldModel) -> None:
     """Write ``model.safetensors`` and ``model.json`` under ``path``, whole or not at all;
     a dynamics reward has a folder of its own."""
-    world = model.world
-    tensors = {"ensemble": world.ensemble, "terminator": world.terminator}
-    save_model(path, flat(tensors), model.facts)
+    save_model(path, flat(model.world._replace(reward=None)), model.facts)
 
 
 def load_world(path: Path, device: torch.device) -> WorldModel:
