@@ -346,7 +346,7 @@ def test_every_setting_can_be_set_on_the_command_line() -> None:
     ]
     kinds += [{"sampling": kind} for kind in samplings.classes]
     kinds += [{}, *({"learner.critic_loss.kind": kind} for kind in ("hl_gauss", "huber"))]
-    kinds += [{"imagination": "adversarial"}, {"learner.encoder": "cocoa"}]
+    kinds += [{"imagination": "adversarial"}, {"learner.encoder.kind": "cocoa"}]
     for path in walk(TrainConfig):
         key = ".".join(path)
         if key in ("stage", "recipe"):
