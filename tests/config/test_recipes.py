@@ -7,13 +7,15 @@ import pytest
 
 from worldrl.config import recipes
 from worldrl.config.learners import (
+    CocoaEncoder,
     IQLSettings,
     MOBILESettings,
     PRDCSettings,
     ReBRACSettings,
+    SACSettings,
 )
 from worldrl.config.loader import load_config
-from worldrl.config.schema import AdversarialSettings, BranchedSettings
+from worldrl.config.schema import AdversarialSettings, BranchedSettings, TrainConfig
 from worldrl.errors import ConfigError
 
 ALL = [(stage, name) for stage in recipes.STAGES for name in recipes.shipped(stage)]
@@ -106,6 +108,36 @@ def test_mopo_has_the_published_settings_of_each_task(
     assert (imagination.horizon, imagination.penalty.weight) == expected
     assert imagination.penalty.kind == "max_aleatoric"
     assert imagination.penalty.scale == "none"
+
+
+@pytest.mark.parametrize(("task", "expected"), MOPO.items())
+def test_cocoa_is_mopo_with_an_encoder(task: str, expected: tuple[int, float]) -> None:
+    config = load_config("train", "cocoa", [f"dataset=d4rl:{task}"])
+    plain = load_config("train", "mopo", [f"dataset=d4rl:{task}"])
+    assert isinstance(config, TrainConfig)
+    assert isinstance(plain, TrainConfig)
+    imagination, encoder = config.imagination, config.learner.encoder
+    assert isinstance(imagination, BranchedSettings)
+    assert (imagination.horizon, imagination.penalty.weight) == expected
+    assert isinstance(encoder, CocoaEncoder)
+    assert (encoder.anchor_horizon, encoder.hidden) == (1, (64, 64))
+    assert (encoder.num_features, encoder.rank) == (64, 4)
+    seeker = encoder.seeker
+    assert (seeker.horizon, seeker.direction_share, seeker.action_noise) == (5, 0.8, 0.1)
+    assert (seeker.hidden, seeker.learning_rate, seeker.batch_size) == ((100, 100), 1e-3, 256)
+    assert (seeker.max_epochs, seeker.patience) == (50, 5)
+    assert isinstance(config.learner, SACSettings)
+    assert config.learner.hidden == (100, 100)
+    changes = {"hidden": plain.learner.hidden, "encoder": plain.learner.encoder}
+    assert config.learner.model_copy(update=changes) == plain.learner
+
+
+@pytest.mark.parametrize("recipe", ["mobile", "cql", "iql", "rebrac", "bc"])
+def test_the_encoder_of_cocoa_goes_with_any_recipe(recipe: str) -> None:
+    config = load_config("train", recipe, ["dataset=x", "learner.encoder.kind=cocoa"])
+    assert isinstance(config, TrainConfig)
+    assert config.uses_model
+    assert config.learner.encoder == CocoaEncoder()
 
 
 def test_mopo_rows_are_all_tested_and_name_known_datasets() -> None:

@@ -59,7 +59,7 @@ def _learn_reverse(execution: Execution) -> Ensemble:
         raise ConfigError(
             f"{config.dataset.source} has {len(rows)} transition(s) with a known next observation; "
             "an encoder needs at least 2 to learn a reverse model from, and thousands to be of "
-            "use. Set learner.encoder=none"
+            "use. Set learner.encoder.kind=none"
         )
     stage = EnsembleStage(
         config.model,

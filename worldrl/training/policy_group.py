@@ -59,6 +59,7 @@ class PolicyGroup:
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
         self.state: LearnerState = learner.initialise(self.seeds, context.log, first)
+        # They are frozen, and part of every policy: see worldrl.learners.inputs.
         self.state["inputs"] = self.state.get("inputs", {}) | anchors
         self.kept: LearnerState = copy.deepcopy(self.state)  # of the last good update
         self.good = flat(self.kept)
