@@ -85,8 +85,11 @@ class Counter:
 class Table:
     """Two judges that know J of seed 4 by the update; of the others it is as many, and grows."""
 
-    def __init__(self, values: dict[int, float], penalties: dict[int, float]) -> None:
-        self.values, self.penalties, self.asked = values, penalties, list[float]()
+    def __init__(
+        self, values: dict[int, float], penalties: dict[int, float], broken: Sequence[int] = ()
+    ) -> None:
+        self.values, self.penalties, self.broken = values, penalties, broken
+        self.asked: list[float] = []
 
     def estimate(self, learner: Counter, policy: Parameters) -> Estimate:
         (number,) = policy["weight"].flatten().tolist()
@@ -94,7 +97,9 @@ class Table:
         value = self.values.get(int(number), number) if number < 100 else number
         pair = torch.tensor([value - 0.5, value + 0.5], dtype=torch.float64)
         penalty = torch.full_like(pair, self.penalties.get(int(number), 0.5))
-        return Estimate(pair, pair, pair, penalty, *[pair] * 5)
+        nothing = torch.zeros_like(pair)
+        broken = nothing + (number in self.broken)
+        return Estimate(pair, pair, pair, penalty, nothing, nothing, nothing, broken, nothing)
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -175,6 +180,18 @@ def test_what_was_accepted_when_is_told(groups):
     assert second["judged_penalty"] == [1.5, 0.5, 0.5]
     assert second["accepted_step"] == [30, 40, 40]
     assert third["accepted_step"] == [50, 60, 60]  # 8 is more than 7
+
+
+def test_a_policy_whose_walks_break_is_not_accepted_and_the_state_is_saved():
+    stage = stage_of([[4]], Table({}, {}, broken=[20, 30]))
+    stage.advance(30, lambda: False)
+    assert stage.good_steps == [10]
+    found = stage.report()["judged_penalty"]
+    assert found == [math.inf]
+    again = stage_of([[4]], Table({}, {}))
+    saved = stage.snapshot()
+    again.restore(saved._replace(plain=json.loads(json.dumps(saved.plain))))
+    assert again.groups[0].standings == stage.groups[0].standings
 
 
 def test_before_the_first_candidate_there_is_nothing_to_tell():

@@ -64,7 +64,9 @@ class Gate(NamedTuple):
         """Judge one member's policy ``(1, ...)``; the last verdict says whether to keep it."""
         found = self.judge.estimate(learner, policy)
         values = found.value.tolist()
-        verdict = judge(values, found.penalty.tolist(), standing.accepted)
+        # Where a walk broke, no number tells how far from the data it went.
+        penalty = found.penalty.where(found.broken_share == 0, math.inf)
+        verdict = judge(values, penalty.tolist(), standing.accepted)
         if not verdict.accepted:
             return standing._replace(last=verdict)
         return Standing(tuple(values), standing.times + 1, verdict)
