@@ -114,8 +114,9 @@ class OnlineGroup(NamedTuple):
         ]
 
     def _changes(self) -> dict[str, list[float]]:
-        limits = self.config.footing
-        if self.step > self.config.warmup_steps + limits.steps:
+        config = self.config
+        late = self.step > config.warmup_steps + config.footing.steps
+        if late or config.weights == "fresh":
             return {}
         found: dict[str, list[float]] = {"value_change": [], "return_change": []}
         for member, value in enumerate(self.values()):
@@ -124,7 +125,7 @@ class OnlineGroup(NamedTuple):
             returns = change(mean_return(life.returns), mean_return(life.warmup_returns, 1))
             found["value_change"].append(values)
             found["return_change"].append(returns)
-            said = advice(limits, values, returns)
+            said = advice(config, values, returns)
             if said and not footing.advised and self.learners.trips[member] is None:
                 footing.advised = True
                 seed = self.learners.seeds[member]
