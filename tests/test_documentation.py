@@ -51,6 +51,8 @@ def smaller(words: list[str]) -> list[str]:
     if words[1] == "train":
         own_model = not any(word.startswith("model=") for word in words)
         return [*words, *SMALL_POLICY, *(SMALL_MODEL if own_model else [])]
+    if words[1] == "finetune":
+        return [*words, "num_steps=40", "warmup_steps=20", "learner.batch_size=32", "threads=1"]
     if words[1] == "study":
         return [*words, "--seeds", "1", "--updates", "40"]
     if words[1] == "evaluate":

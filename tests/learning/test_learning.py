@@ -46,3 +46,29 @@ def test_mopo_beats_recorded_hopper_data(recorded: Callable[[str], Path], tmp_pa
     )
     assert result.status == "finished"
     assert worldrl.evaluate(result.run, episodes=10).to_json()["return_mean"] > 213
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["wsrl", "rlpd"])
+def test_finetuning_learns_pendulum_from_a_bad_policy(recipe: str, tmp_path: Path) -> None:
+    """A policy of 200 updates on random actions returns below -900; 5,000 steps make it swing."""
+    logged = collect(lambda: make("Pendulum-v1"), 5_000, seed=0)
+    export(logged, tmp_path / "random.npz")
+    small = {"learner.hidden": [64, 64], "threads": 1}
+    offline = {"dataset": tmp_path / "random.npz", "num_updates": 200, "learner.layer_norm": True}
+    bad = worldrl.train(
+        worldrl.load_config("train", "sac", {**offline, **small}), tmp_path / "bad", quiet=True
+    )
+    before = worldrl.evaluate(bad.run, episodes=10).to_json()["return_mean"]
+    settings = {
+        "run": bad.run, "num_steps": 5_000, "warmup_steps": 500, "updates_per_step": 4,
+        "learner.actor_every": 4, "learner.actor_learning_rate": 1e-3,
+        "learner.critic_learning_rate": 1e-3, "learner.temperature_learning_rate": 1e-3,
+        **({"learner.hidden": [64, 64]} if recipe == "rlpd" else {}), "threads": 1,
+        "eval_every": 1_000, "evaluation.episodes": 10,
+    }  # fmt: skip
+    config = worldrl.load_config("finetune", recipe, settings)
+    result = worldrl.finetune(config, tmp_path / "run", quiet=True)
+    after = worldrl.evaluate(result.run, episodes=10).to_json()["return_mean"]
+    assert before < -900
+    assert after > -250

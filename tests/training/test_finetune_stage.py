@@ -410,12 +410,13 @@ def test_an_episode_that_does_not_come_out_again_is_left(capsys):
 
 
 def test_advice_is_given_beyond_its_limits_alone():
-    limits = config().footing
-    assert advice(limits, 0.3, -0.25) is None
-    assert advice(limits, math.nan, math.nan) is None
-    assert "mean Q on the warm-up's transitions changed by +31%" in (advice(limits, 0.31, 0) or "")
-    assert "the return changed by -26%" in (advice(limits, 0.0, -0.26) or "")
-    assert "--recipe rlpd" in (advice(limits, 9.0, -9.0) or "")
+    alone, mixed = config(), config(offline_ratio=0.5)
+    assert advice(alone, 0.3, -0.25) is None
+    assert advice(alone, math.nan, math.nan) is None
+    assert "mean Q on the warm-up's transitions changed by +31%" in (advice(alone, 0.31, 0) or "")
+    assert "the return changed by -26%" in (advice(alone, 0.0, -0.26) or "")
+    assert "--recipe rlpd" in (advice(alone, 9.0, -9.0) or "")
+    assert "a lower learner.actor_learning_rate" in (advice(mixed, 9.0, -9.0) or "")
 
 
 def test_a_learner_that_loses_its_values_is_told_so_once(capsys):
@@ -432,9 +433,10 @@ def test_a_learner_that_loses_its_values_is_told_so_once(capsys):
     again.report()
     assert capsys.readouterr().err == ""
 
-    calm, _ = stage_of([[4]], config(population=1, footing={"steps": 5}))
-    calm.advance(40, go_on)
-    assert "value_change" not in calm.report()
+    for other in {"footing": {"steps": 5}}, {"weights": "fresh"}:
+        calm, _ = stage_of([[4]], config(population=1, **other))
+        calm.advance(40, go_on)
+        assert "value_change" not in calm.report()
 
 
 def test_guards_know_the_rewards_that_were_met():

@@ -116,10 +116,9 @@ def _append(run_dir: Path, result: Result) -> None:
     from worldrl.training.files import writing
 
     path = located(run_dir)[0].eval_file
-    online = result.environment_steps
     row = {
-        "stage": "train" if online is None else "finetune",
-        "step": max(result.steps or (0,)) if online is None else online,
+        "stage": "train" if result.environment_steps is None else "finetune",
+        "step": max(result.steps or (0,)),
         "command": "evaluate",
         **result.to_json(),
     }

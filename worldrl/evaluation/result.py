@@ -106,7 +106,8 @@ class Result:
             value["step"] = max(self.steps)
             value["steps"] = self.steps
         if self.environment_steps is not None:
-            value |= {"online": True, "environment_steps": self.environment_steps}
+            steps = self.environment_steps
+            value |= {"online": True, "step": steps, "environment_steps": steps}
         if self.stopped_by_guard is not None:
             value["stopped_by_guard"] = self.stopped_by_guard
         if self.normalized:

@@ -13,7 +13,7 @@ import torch
 from worldrl.config.schema import FinetuneConfig
 from worldrl.rows import unpack
 from worldrl.training.footing import advice, change, mean_return
-from worldrl.training.guards import Trip
+from worldrl.training.guards import Scale, Trip
 from worldrl.training.online import RECENT, Life, OnlineExperience
 from worldrl.training.policy import PolicyStage
 from worldrl.training.policy_group import PolicyGroup
@@ -43,6 +43,7 @@ class OnlineGroup(NamedTuple):
     online: OnlineExperience
     config: FinetuneConfig
     footings: list[Footing]
+    offline_scales: list[Scale]
 
     @property
     def step(self) -> int:
@@ -109,12 +110,13 @@ class OnlineGroup(NamedTuple):
                     scale.reward_rms, math.sqrt(life.reward_squares / self.online.steps)
                 ),
             )
-            for scale, life in zip(self.learners.scales, self.lives, strict=True)
+            for scale, life in zip(self.offline_scales, self.lives, strict=True)
         ]
 
     def _changes(self) -> dict[str, list[float]]:
-        limits = self.config.footing
-        if self.step > self.config.warmup_steps + limits.steps:
+        config = self.config
+        late = self.step > config.warmup_steps + config.footing.steps
+        if late or config.weights == "fresh":
             return {}
         found: dict[str, list[float]] = {"value_change": [], "return_change": []}
         for member, value in enumerate(self.values()):
@@ -123,7 +125,7 @@ class OnlineGroup(NamedTuple):
             returns = change(mean_return(life.returns), mean_return(life.warmup_returns, 1))
             found["value_change"].append(values)
             found["return_change"].append(returns)
-            said = advice(limits, values, returns)
+            said = advice(config, values, returns)
             if said and not footing.advised and self.learners.trips[member] is None:
                 footing.advised = True
                 seed = self.learners.seeds[member]
@@ -142,7 +144,7 @@ class FinetuneStage:
         self.total = config.num_steps
         self._policies = policies
         self.groups = [
-            OnlineGroup(learners, own, config, [Footing() for _ in learners.seeds])
+            OnlineGroup(learners, own, config, [Footing() for _ in learners.seeds], learners.scales)
             for learners, own in zip(policies.groups, online, strict=True)
         ]
 

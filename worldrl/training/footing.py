@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from worldrl.config.schema import FootingSettings
+from worldrl.config.schema import FinetuneConfig
 
 #: Episodes from which their mean return is looked at.
 FEWEST = 3
@@ -27,8 +27,9 @@ def mean_return(returns: list[float], fewest: int = FEWEST) -> float | None:
     return sum(returns) / len(returns) if len(returns) >= fewest else None
 
 
-def advice(limits: FootingSettings, value_change: float, return_change: float) -> str | None:
+def advice(config: FinetuneConfig, value_change: float, return_change: float) -> str | None:
     """What to say of such changes; None where they are within the limits."""
+    limits = config.footing
     found = []
     if abs(value_change) > limits.max_value_shift:
         found.append(f"mean Q on the warm-up's transitions changed by {value_change:+.0%}")
@@ -36,8 +37,10 @@ def advice(limits: FootingSettings, value_change: float, return_change: float) -
         found.append(f"the return changed by {return_change:+.0%}")
     if not found:
         return None
+    instead = "--recipe rlpd weights=run, which learns from the data too"
+    if config.offline_ratio:
+        instead = "a lower learner.actor_learning_rate or updates_per_step"
     return (
-        f"{' and '.join(found)} since the first update: what the offline run had learned is being "
-        "lost. Should it not come back, start again with --recipe rlpd weights=run, which learns "
-        "from the data too"
+        f"{' and '.join(found)} since the first update: what the offline run had learned may be "
+        f"on its way out. Should returns stay low, start again with {instead}"
     )
