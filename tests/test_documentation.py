@@ -125,3 +125,11 @@ def test_commands_and_recipes_that_pages_name_exist(page: Path) -> None:
         assert name in COMMANDS, name
     for stage, name in re.findall(r"worldrl (pretrain|train) ([a-z]\w*)", text):
         assert name in recipes.shipped(stage), name
+
+
+def test_the_tests_of_the_traps_exist() -> None:
+    folder = REPOSITORY / "tests"
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (folder / "README.md").read_text("utf-8"))
+    assert len(named) > 30
+    for file, test in named:
+        assert f"def {test}(" in (folder / file).read_text("utf-8"), test

@@ -374,6 +374,18 @@ def test_long_horizons_are_those_of_the_published_configurations() -> None:
     assert small.model.num_members == 20
 
 
+def test_h2o_has_the_published_settings() -> None:
+    config = load_config("train", "h2o", ["dataset=d4rl:halfcheetah-medium-replay-v2"])
+    learner, imagination = config.learner, config.imagination
+    assert imagination.kind == "simulator"
+    assert (imagination.real_ratio, learner.batch_size) == (0.5, 256)
+    assert learner.kind == "h2o"
+    assert (learner.conservative_weight, learner.gap_samples, learner.gap_noise) == (0.01, 10, 1.0)
+    assert learner.discriminator_hidden == learner.hidden == (256, 256)
+    assert (learner.discriminator_noise, learner.max_temperature) == (0.1, None)
+    assert not learner.entropy_in_target
+
+
 def test_a_row_needs_the_exact_dataset_name() -> None:
     generic = load_config("train", "mopo", ["dataset=x"]).imagination
     for source in ("d4rl:hopper-medium-v0", "hopper-medium-v2", "minari:hopper-medium-v2"):

@@ -136,11 +136,14 @@ class Reference:
             for row in range(B)
         ]  # fmt: skip
         told_apart = torch.zeros(()).double()
-        for row, triple in enumerate(triples):
+        alive = [row for row in range(B) if batch.terminated[p, row] == 0]
+        for row in alive:
+            triple = triples[row]
             blurred = triple + self.own("discriminator_noise") * noise["inputs"][p, row]
             for real in self.probabilities(blurred):
-                right, share = (real, LOGGED) if row < LOGGED else (1 - real, B - LOGGED)
-                told_apart = told_apart - right.log() / share
+                right = real if row < LOGGED else 1 - real
+                same = [other for other in alive if (other < LOGGED) == (row < LOGGED)]
+                told_apart = told_apart - right.log() / len(same)
         self.discriminator_adam.zero_grad()
         told_apart.backward()
         self.discriminator_adam.step()
@@ -285,7 +288,7 @@ def test_discriminators_find_where_a_simulator_is_off_and_values_are_lowered_the
         following = following + 2 * off[..., None]
         batch = batch_of(
             Transitions(observation, normal(rows, A).tanh(), torch.ones(P, rows).double(),
-                        following, torch.ones(P, rows).double()), real,
+                        following, torch.zeros(P, rows).double()), real,
         )  # fmt: skip
         drawn = h2o.noise(generator, P, rows)
         noise = {name: value.double() for name, value in drawn.items()}

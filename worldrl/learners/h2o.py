@@ -89,7 +89,7 @@ class H2O:
         critic, support, logged = state["critic"], state["support"], batch.logged.shape[1]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
         triples = self._triples(state, batch)
-        told_apart = self._discriminate(state, triples, noise["inputs"], logged)
+        told_apart = self._discriminate(state, batch, triples, noise["inputs"])
         simulated = triples[:, logged:]
         ratio = log_ratio(state["triple"], simulated).exp().clamp(max=1.0)
         gap = self._gap(state, simulated, noise["around"][:, logged:])
@@ -136,19 +136,26 @@ class H2O:
         return torch.cat([before, batch.action, after], -1)
 
     def _discriminate(
-        self, state: LearnerState, triples: Tensor, noise: Tensor, logged: int
+        self, state: LearnerState, batch: Batch, triples: Tensor, noise: Tensor
     ) -> Metrics:
-        """One step of both discriminators, in place, on blurred inputs."""
+        """One step of both discriminators, in place, on blurred inputs.
+
+        Terminal rows teach them nothing: their next observations may not be in the data.
+        """
         own = {name: value.to(triples.dtype) for name, value in state["settings"].items()}
         blurred = triples + own["discriminator_noise"][:, None, None] * noise
         networks = {name: state[name] for name in ("pair", "triple")}
+        goes_on, logged = 1 - batch.terminated, batch.logged.shape[1]
+        sides = [goes_on[:, :logged], goes_on[:, logged:]]
+        share = torch.cat([side / side.sum(-1, keepdim=True).clamp(min=1) for side in sides], -1)
+        simulated = torch.arange(triples.shape[1], device=triples.device) >= logged
+        wrong = 2.0 * simulated - 1  # what a row's logit must be small in
 
         def loss(networks: dict[str, Parameters]) -> tuple[Tensor, Tensor]:
             by_pair = log_ratio(networks["pair"], blurred[..., : self.pair_size])
             by_triple = by_pair + log_ratio(networks["triple"], blurred)
             logits = torch.stack([by_pair, by_triple], 1)  # (P, 2, B)
-            real, simulated = F.softplus(-logits[..., :logged]), F.softplus(logits[..., logged:])
-            per_member = (real.mean(-1) + simulated.mean(-1)).sum(1)
+            per_member = (F.softplus(wrong * logits) * share[:, None]).sum((1, 2))
             return per_member.sum(), per_member
 
         gradients, (_, losses) = grad_and_value(loss, has_aux=True)(networks)
