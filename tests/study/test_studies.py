@@ -67,6 +67,8 @@ def test_arguments_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*given, "learner.hiden=3"]) == 2
     assert "learner.hidden" in capsys.readouterr().err
     assert main([*given, "learner.kind=bc"]) == 2
+    assert main([*given, "learner.encoder.kind=cocoa"]) == 2
+    assert "the simulator is the model" in capsys.readouterr().err
     assert main(given[:3]) == 2  # no data
 
 

@@ -1,7 +1,7 @@
 """Rollouts backward in time that leave the data, each in a direction that it keeps.
 
 What they pass through are observations off the data with an action that leads back towards it
-(COCOA: Song et al. 2024, arXiv 2404.04682, section 4).
+(COCOA: Song et al. 2024, arXiv 2404.04682).
 """
 
 from __future__ import annotations

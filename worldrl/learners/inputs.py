@@ -36,7 +36,7 @@ def standardized(inputs: Parameters, observation: Tensor) -> Tensor:
 
 def seen(settings: LearnerSettings, inputs: Parameters, observation: Tensor) -> Tensor:
     """``(P, B, S)`` to what networks take: ``(P, B, S)`` or, encoded, ``(P, B, 2 S)``, the
-    difference from the anchor and the anchor (Song et al. 2024, arXiv 2404.04682, section 3).
+    difference from the anchor and the anchor (Song et al. 2024, arXiv 2404.04682).
 
     Args:
         inputs: the :func:`moments`, if any, and for an encoder the networks that tell anchors.

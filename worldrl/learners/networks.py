@@ -1,7 +1,7 @@
 """Networks of a population, in the way a learner's settings name: fresh ones, and what they say.
 
 With ``encoder.kind: cocoa`` two small networks stand in front of each, ``delta.*`` and ``anchor.*``
-among its parameters, and learn with it (Song et al. 2024, arXiv 2404.04682, section 3).
+among its parameters, and learn with it (Song et al. 2024, arXiv 2404.04682).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from worldrl.types import Parameters
 #: Bounds of last layers where ``init`` is edac.
 ACTOR_HEAD, CRITIC_HEAD = 1e-3, 3e-3
 DELTA, ANCHOR = "delta.", "anchor."
+PLAIN = NoEncoder()
 
 
 def init_networks(
@@ -39,7 +40,7 @@ def init_networks(
     head: float,
     lead: Sequence[int] = (),
     norm: Literal["before", "after"] | None = None,
-    encoder: Encoder = NoEncoder(),  # noqa: B008 - frozen
+    encoder: Encoder = PLAIN,
 ) -> Parameters:
     """``(P, *lead, ...)``, a generator for each member.
 
@@ -49,6 +50,7 @@ def init_networks(
         head: bound of the last layer where ``init`` is edac.
         lead: axes behind P, e.g. the number of critics.
         norm: where layer normalisation stands, before or after each activation; None: nowhere.
+        encoder: what stands in front; it has draws of its own.
     """
     members = []
     own = [encoder.num_features, *sizes[1:]] if isinstance(encoder, CocoaEncoder) else sizes

@@ -1,5 +1,5 @@
 """What an encoder of kind ``cocoa`` asks, learned before the policies (Song et al. 2024,
-arXiv 2404.04682, section 4): see worldrl.models.anchors.
+arXiv 2404.04682): see worldrl.models.anchors.
 
 A model of the data backward in time, rollouts of it that leave the data, and a seeker of the
 actions that lead back. Reverse model and seeker stand in the run's folder ``encoder``.

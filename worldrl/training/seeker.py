@@ -1,7 +1,7 @@
 """The stage that learns the seeker of COCOA: regression on the actions of rollouts backward.
 
-Song et al. 2024 (arXiv 2404.04682, section 4). A tenth of the rollouts is held out, whole; the
-parameters kept are those with the smallest error there.
+Song et al. 2024 (arXiv 2404.04682). Some rollouts are held out, whole; the parameters kept are
+those with the smallest error there.
 """
 
 from __future__ import annotations
