@@ -65,7 +65,7 @@ def test_finetuning_learns_pendulum_from_a_bad_policy(recipe: str, tmp_path: Pat
         "learner.actor_every": 4, "learner.actor_learning_rate": 1e-3,
         "learner.critic_learning_rate": 1e-3, "learner.temperature_learning_rate": 1e-3,
         **({"learner.hidden": [64, 64]} if recipe == "rlpd" else {}), "threads": 1,
-        "eval_every": 1_000, "evaluation.episodes": 10,
+        "learner.batch_size": 128, "compile": True,
     }  # fmt: skip
     config = worldrl.load_config("finetune", recipe, settings)
     result = worldrl.finetune(config, tmp_path / "run", quiet=True)
