@@ -188,6 +188,21 @@ def test_a_policy_better_than_its_data_may_carry_its_values_up_to_what_was_logge
     assert guarded[1e6].reading.value_pace == 10.0
 
 
+def test_a_policy_as_good_as_the_best_logged_episode_may_carry_its_values():
+    """Rewards of 1 are usual in the data, and one episode earned 5 a step."""
+    growth = thousands(*[24.0] * 6)  # 4.8 a lag
+    found = []
+    for best in (1.0, 5.0):
+        scale, memory = Scale(10.0, 1.0, 0.99, 200.0, best), Memory()
+        for step, value in growth.items():
+            metrics = {"critic_loss": 1.0, "value_mean": value}
+            verdict = check(GUARD, metrics, True, step, scale, memory)
+            memory = verdict.memory
+        found.append(verdict.trip)
+    assert found[0] is not None
+    assert found[1] is None
+
+
 def test_falling_values_are_no_runaway():
     assert first_trip(watched(thousands(*[-9.0] * 6))) is None
 

@@ -31,6 +31,7 @@ from worldrl.training import guards
 from worldrl.training.compilation import compiler_available
 from worldrl.training.logged import Logged
 from worldrl.training.policy import PolicyStage, check_buffers
+from worldrl.training.policy_group import episode_means
 from worldrl.training.stages import Snapshot, flat
 from worldrl.types import (
     Batch,
@@ -475,7 +476,8 @@ def test_reports_are_means_since_the_last_report_for_every_member(groups):
     assert second["critic_loss"] == pytest.approx([seed * 15.5 for seed in SEEDS])
     assert second["value_mean"] == pytest.approx(list(SEEDS))
     health = {name: len(v) for name, v in first.items() if name.startswith("imagined_")}
-    names = (*RolloutHealth._fields, "penalty_cost")
+    asked = set(RolloutHealth._fields) - {"dynamics_reward_mean"}  # of a filter
+    names = {*asked, "penalty_cost"}
     assert health == {f"imagined_{name}": 3 for name in names}
 
 
@@ -962,3 +964,13 @@ def test_guards_know_how_often_targets_follow(kind, lag):
     settings = config_without_imagination().model_dump() | {"learner": given}
     stage = stage_of([[4]], TrainConfig.model_validate(settings))
     assert stage.groups[0].scales[0].value_lag == pytest.approx(lag)
+
+
+def test_the_best_logged_episode_is_known_to_the_guards() -> None:
+    data, rewards = logged_rows(), torch.zeros(ROWS)
+    rewards[:6] = torch.tensor([1.0, 3.0, -5.0, 4.0, 4.0, 1.0])
+    episode = torch.full((ROWS,), 3)
+    episode[:6] = torch.tensor([0, 0, 1, 2, 2, 2])
+    rows = pack(data.transitions._replace(reward=rewards))
+    found = episode_means(data._replace(rows=rows, episode=episode))
+    assert found.tolist() == [2.0, -5.0, 3.0, 0.0]

@@ -395,9 +395,10 @@ class GuardSettings(Settings):
     comes the policy's entropy times its temperature and, below 0, the penalty taken off."""
     value_growth: PositiveFloat = 1.0
     """Trip when mean Q grows by more than this times a reward while the target network follows
-    once, over 1,000 updates on end. A reward is the logged rewards' root mean square, or the mean
-    imagined one where that is larger (up to the largest logged), plus entropy times temperature. A
-    policy is kept as a good one while mean Q grows by less than a quarter of that."""
+    once, over 1,000 updates on end. A reward is the largest of the logged rewards' root mean
+    square, the mean of the best logged episode and that of what is imagined (up to the largest
+    logged), plus entropy times temperature. A policy is kept as a good one while mean Q grows by
+    less than a quarter of that."""
     critic_loss_growth: PositiveFloat = 100.0
     """Trip when the critic loss exceeds this times its value right after the warm-up, or times the
     logged rewards' mean square where that is larger."""

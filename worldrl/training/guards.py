@@ -36,6 +36,8 @@ class Scale(NamedTuple):
     discount: float
     value_lag: float
     """Updates that the target network takes to follow the critic."""
+    reward_best: float = 0.0
+    """Mean reward of the logged episode that has the most: what a good policy earns may grow by."""
 
 
 class Memory(NamedTuple):
@@ -167,7 +169,7 @@ def read(metrics: Mapping[str, float], step: int, scale: Scale, memory: Memory) 
         value,
         (scale.reward_max + abs(bonus) + cost) / (1 - scale.discount),
         _growth(memory.values, step, value) * scale.value_lag,
-        max(scale.reward_rms, earned) + max(bonus, 0.0),
+        max(scale.reward_rms, scale.reward_best, earned) + max(bonus, 0.0),
     )
 
 

@@ -302,10 +302,19 @@ def value_scales(
     """
     largest = float(logged.transitions.reward.abs().max())
     typical = math.sqrt(sampler.mean_square(logged.transitions.reward))
+    best = float(episode_means(logged).max())
     one = torch.ones_like(next(iter(settings.values())))
     discounts = settings.get("discount", 0 * one)
     lags = turn / settings.get("target_rate", one)
     return [
-        Scale(largest, typical, discount, lag)
+        Scale(largest, typical, discount, lag, best)
         for discount, lag in zip(discounts.tolist(), lags.tolist(), strict=True)
     ]
+
+
+def episode_means(logged: Logged) -> Tensor:
+    """Mean reward of every logged episode."""
+    reward = logged.transitions.reward.double()
+    sums = torch.zeros(int(logged.episode.max()) + 1, dtype=reward.dtype, device=reward.device)
+    counts = torch.bincount(logged.episode, minlength=len(sums))
+    return sums.index_add(0, logged.episode, reward) / counts.clamp(min=1)
