@@ -205,7 +205,7 @@ def test_every_network_learns_and_the_settings_stay(kind: str, changes: dict[str
 def test_logged_actions_at_the_bounds_are_harmless(kind: str, changes: dict[str, Any]) -> None:
     """The trap of a squashed density at -1 and 1, whose inverse tanh is infinite."""
     learner = learner_of(kind, changes)
-    state = learner.initialise(SEEDS, LOG)
+    state = initialised(learner, SEEDS)
     for phase, (batch, noise) in enumerate(updates(learner, 2 * learner.phases, torch.float32)):
         extreme = batch._replace(action=batch.action.sign())
         context = context_of(SEEDS, torch.float32)
