@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.learners import SeekerSettings
+from worldrl.errors import ModelError
 from worldrl.imagination.reverse import WaysBack, taken
 from worldrl.models.anchors import init_seeker, seek
 from worldrl.models.ensemble import Standardizer
@@ -67,6 +68,27 @@ class SeekerStage:
         """Training error since the last report, best error on held-out rollouts, epochs."""
         parts = [group.report() for group in self.groups]
         return {name: [v for part in parts for v in part[name].tolist()] for name in parts[0]}
+
+    def check_learned(self) -> None:
+        """Refuse seekers that never told an action from held-out rollouts: what is kept of them
+        are networks that learned nothing.
+
+        Raises:
+            ModelError: with the seeds concerned and what to change.
+        """
+        failed = [
+            seed
+            for group in self.groups
+            for seed, error in zip(group.seeds, group.best_error, strict=True)
+            if not bool(error.isfinite())
+        ]
+        if failed:
+            raise ModelError(
+                f"the seeker of the encoder diverged for seed(s) {failed}: it never had a finite "
+                "error on held-out rollouts of the reverse model. Lower "
+                "learner.encoder.seeker.learning_rate, set model.normalize_targets=true, or look "
+                "for extreme values with `worldrl data info`."
+            )
 
     def seekers(self) -> Parameters:
         """The best of all members so far, ``(P, ...)``."""
