@@ -212,10 +212,12 @@ class Learner(Protocol):
 
 @runtime_checkable
 class ValueLearner(Protocol):
-    """A learner that can tell what an action is worth; an adversarial world asks."""
+    """A learner that can tell what an action is worth: all that have critics. Adversarial worlds,
+    judges and the footing of fine-tuning ask."""
 
     def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
-        """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, not of their targets."""
+        """``(P, B, S), (P, B, A) -> (P, B)``: what learning makes of the critics (the least, say),
+        not of their targets."""
         ...
 
 

@@ -216,7 +216,7 @@ def adversarial_rollouts(settings: AdversarialSettings, setup: Setup) -> list[Im
     if not isinstance(learner, ValueLearner):
         raise ConfigError(
             "imagination is adversarial: the model learns from the values of actions, and this "
-            "learner has none. Set imagination=branched, or learner.kind=sac"
+            "learner has none. Set imagination=none, or learner.kind=sac"
         )
     log, device = setup.log, setup.log.transitions.reward.device
     known = torch.arange(len(log.transitions.reward), device=device)
