@@ -82,6 +82,10 @@ class DynamicsModel(Protocol):
         """The elites alone, in their order: N is E."""
         ...
 
+    def of_members(self, chosen: Sequence[int]) -> DynamicsModel:
+        """The models of the population members of these numbers, in this order."""
+        ...
+
 
 class Sampled(NamedTuple):
     """What every member predicted, and the sample that one of them made for each row."""

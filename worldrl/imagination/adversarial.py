@@ -319,8 +319,8 @@ def model_batch(world: World, batch: Transitions) -> tuple[Tensor, Tensor]:
     each."""
     ensemble = ensemble_of(world)
     inputs, targets = ensemble.inputs, ensemble.targets
-    scaled = (changes(batch) - targets.mean[:, None]) / targets.scale[:, None]
-    return standardize(inputs, batch.observation, batch.action)[:, None], scaled[:, None]
+    wanted = targets.standardized(changes(batch))
+    return standardize(inputs, batch.observation, batch.action)[:, None], wanted[:, None]
 
 
 def rows_of(log: Transitions, rows: Tensor) -> Transitions:

@@ -16,6 +16,7 @@ from worldrl.config.learners import SeekerSettings
 from worldrl.imagination.rollout import grouped_rows
 from worldrl.imagination.step import own_predictions
 from worldrl.random import draw
+from worldrl.rows import taken
 from worldrl.types import DynamicsModel
 
 
@@ -101,13 +102,7 @@ def whole_ways(ways: WaysBack) -> WaysBack:
     place = ((~finite).cumsum(1) - 1) % counts.clamp(min=1)
     numbers = torch.arange(finite.shape[1], device=finite.device).expand_as(finite)
     numbers = torch.where(finite | (counts == 0), numbers, finite_first.gather(1, place.clamp(0)))
-    member = torch.arange(len(finite), device=finite.device)[:, None]
-    return WaysBack(*(value.transpose(1, 2)[member, numbers].transpose(1, 2) for value in ways))
-
-
-def taken(rows: Tensor, numbers: Tensor) -> Tensor:
-    """Each member's own of ``(P, n, D)``, by numbers ``(P, k)``."""
-    return rows.gather(1, numbers[..., None].expand(-1, -1, rows.shape[-1]))
+    return WaysBack(*(taken(value.transpose(1, 2), numbers).transpose(1, 2) for value in ways))
 
 
 def filled_up(order: Tensor, multiple: int) -> Tensor:
