@@ -39,7 +39,9 @@ class Batch(NamedTuple):
     reward: Tensor  # (P, B)
     next_observation: Tensor  # (P, B, S)
     terminated: Tensor  # (P, B)
-    logged: Tensor  # (P, L) int64: numbers in Log of the first L rows; the others are imagined
+    # (P, L) int64: numbers in Log of the first L rows; the others are imagined or, where a learner
+    # is fine-tuned, from its environment
+    logged: Tensor
 
 
 class Log(NamedTuple):
@@ -160,7 +162,9 @@ class Context(NamedTuple):
     """What an update may consult beside its batch; no update changes it."""
 
     log: Log
-    model: DynamicsModel | None = None  # of the same members; None without imagination
+    # A learned world of the same members, where imagination or an encoder asks for one; else None,
+    # as it is with a simulator.
+    model: DynamicsModel | None = None
 
 
 class Learner(Protocol):

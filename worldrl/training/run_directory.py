@@ -4,7 +4,8 @@
 
     runs/<name>/  config.yaml  environment.json  dataset.json  status.json
                   metrics.jsonl  metrics.csv  eval.jsonl
-                  model/  reward/  checkpoints/<name>/  checkpoints/last -> <name>
+                  model/  reward/  encoder/  judge/  values/
+                  checkpoints/<name>/  checkpoints/last -> <name>
 
 Nothing here imports torch.
 """
@@ -185,6 +186,21 @@ class RunDirectory:
     def reward(self) -> Path:
         """The dynamics reward of that world, where a filter asked for one; the same two files."""
         return self.path / "reward"
+
+    @property
+    def encoder(self) -> Path:
+        """The networks that tell anchors, where an encoder asks: ``reverse`` and ``seeker``."""
+        return self.path / "encoder"
+
+    @property
+    def judge(self) -> Path:
+        """The worlds and critics by which ``acceptance`` judges policies, in one."""
+        return self.path / "judge"
+
+    @property
+    def values(self) -> Path:
+        """The run that learned those critics."""
+        return self.path / "values"
 
     def read_config(self) -> Config:
         """The settings of the run.
