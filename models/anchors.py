@@ -36,8 +36,8 @@ def init_seeker(
 
 def seek(seeker: Parameters, observation: Tensor) -> Tensor:
     """The action towards the data: ``(P, B, S) -> (P, B, A)``, within (-1, 1)."""
-    mean, scale = (seeker[name][:, None] for name in ("input_mean", "input_scale"))
-    scaled = ((observation - mean) / scale).clamp(-INPUT_CLIP, INPUT_CLIP)
+    inputs = Standardizer(seeker["input_mean"], seeker["input_scale"])
+    scaled = inputs.standardized(observation).clamp(-INPUT_CLIP, INPUT_CLIP)
     return torch.tanh(at_least_float32(mlp(seeker, scaled)))
 
 

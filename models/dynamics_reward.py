@@ -63,12 +63,6 @@ def steps(batch: Transitions) -> Tensor:
     return torch.cat([batch.observation, batch.action, change], -1)
 
 
-def standardized(inputs: Standardizer, values: Tensor) -> Tensor:
-    """``(P, ..., D)``, as it is in deviations from the mean."""
-    shape = (values.shape[0], *(1,) * (values.dim() - 2), -1)
-    return (values - inputs.mean.view(shape)) / inputs.scale.view(shape)
-
-
 def logits(discriminator: Parameters, step: Tensor) -> Tensor:
     """Log-odds that a standardised step was logged: ``(*lead, B, D) -> (*lead, B)``."""
     seen = step.clamp(-INPUT_CLIP, INPUT_CLIP)
@@ -154,7 +148,7 @@ def dynamics_reward(
     count = following.shape[2]
     pair = torch.cat([observation, action], -1)[:, :, None].expand(-1, -1, count, -1)
     change = following - observation[:, :, None]
-    step = standardized(reward.inputs, torch.cat([pair, change], -1).flatten(1, 2))
+    step = reward.inputs.standardized(torch.cat([pair, change], -1).flatten(1, 2))
     said = logits(reward.parameters, step[:, None])  # (P, K, R * M)
     middle = (reward.logged + reward.generated)[..., None] / 2
     half = ((reward.logged - reward.generated)[..., None] / 2).clamp(min=MIN_HALF_WIDTH)

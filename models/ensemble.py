@@ -31,6 +31,11 @@ class Standardizer(NamedTuple):
     mean: Tensor  # (P, D)
     scale: Tensor  # (P, D), > 0
 
+    def standardized(self, values: Tensor) -> Tensor:
+        """``(P, ..., D)`` in deviations from the mean; ``(..., D)`` by that of a single seed."""
+        shape = (len(self.mean), *(1,) * (values.dim() - 2), -1)
+        return (values - self.mean.view(shape)) / self.scale.view(shape)
+
 
 def fit_standardizer(rows: Tensor, indices: Tensor) -> Standardizer:
     """Mean and deviation of each seed's rows, computed in float64.
@@ -85,6 +90,16 @@ class Ensemble(NamedTuple):
         numbers = torch.arange(self.elites.shape[1], device=self.elites.device)
         return self._replace(parameters=parameters, elites=numbers.expand_as(self.elites))
 
+    def of_members(self, chosen: Sequence[int]) -> Ensemble:
+        """Those of the population members of these numbers, copied."""
+        own = list(chosen)
+        return Ensemble(
+            {name: value[own] for name, value in self.parameters.items()},
+            Standardizer(*(value[own] for value in self.inputs)),
+            Standardizer(*(value[own] for value in self.targets)),
+            self.elites[own],
+        )
+
 
 def init_ensemble(
     seeds_generators: Sequence[torch.Generator],
@@ -131,9 +146,7 @@ def changes(batch: Transitions) -> Tensor:
 def standardize(inputs: Standardizer, observation: Tensor, action: Tensor) -> Tensor:
     """``(P, ..., S), (P, ..., A) -> (P, ..., S + A)``, clipped to ±INPUT_CLIP."""
     joined = torch.cat([observation, action], -1)
-    shape = (joined.shape[0], *(1,) * (joined.dim() - 2), -1)
-    scaled = (joined - inputs.mean.view(shape)) / inputs.scale.view(shape)
-    return scaled.clamp(-INPUT_CLIP, INPUT_CLIP)
+    return inputs.standardized(joined).clamp(-INPUT_CLIP, INPUT_CLIP)
 
 
 def forward(parameters: Parameters, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,8 +58,7 @@ def initialise(
 def standardized(observations: Standardizer, windows: Tensor) -> Tensor:
     """``(..., k + 2, S) -> (..., (k + 2) S)``, clipped; one scale for all times of a window, so
     that equal observations stay equal and the difference of two keeps its meaning."""
-    scaled = (windows - observations.mean[0]) / observations.scale[0]
-    return scaled.clamp(-INPUT_CLIP, INPUT_CLIP).flatten(-2)
+    return observations.standardized(windows).clamp(-INPUT_CLIP, INPUT_CLIP).flatten(-2)
 
 
 def forward(

@@ -27,7 +27,7 @@ LAYERS = (
     ("configs",),
 )
 #: Plain modules: they import each other and nothing above.
-BASE = {"types", "errors", "registry", "random", "rows", "optim", "strict_json", "tasks"}
+BASE = {"types", "errors", "registry", "random", "rows", "nearest", "optim", "strict_json", "tasks"}
 #: Who may build simulators: commands, and the Python functions that do the same as commands.
 SIMULATOR_USERS = {"cli", "api"}
 

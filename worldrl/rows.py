@@ -30,6 +30,12 @@ def pack(transitions: Transitions) -> Tensor:
     )
 
 
+def taken(values: Tensor, numbers: Tensor) -> Tensor:
+    """Each member's own rows of ``(P, R, ...)``, by numbers ``(P, k)``: ``(P, k, ...)``."""
+    member = torch.arange(len(numbers), device=numbers.device)[:, None]
+    return values[member, numbers]
+
+
 def unpack(rows: Tensor, observation_size: int, action_size: int) -> Transitions:
     """``(..., B, W) -> Transitions`` of views."""
     observation, action, reward, next_observation, terminated = torch.split(

@@ -39,7 +39,9 @@ class Batch(NamedTuple):
     reward: Tensor  # (P, B)
     next_observation: Tensor  # (P, B, S)
     terminated: Tensor  # (P, B)
-    logged: Tensor  # (P, L) int64: numbers in Log of the first L rows; the others are imagined
+    # (P, L) int64: numbers in Log of the first L rows; the others are imagined or, where a learner
+    # is fine-tuned, from its environment
+    logged: Tensor
 
 
 class Log(NamedTuple):
@@ -80,6 +82,10 @@ class DynamicsModel(Protocol):
 
     def of_elites(self) -> DynamicsModel:
         """The elites alone, in their order: N is E."""
+        ...
+
+    def of_members(self, chosen: Sequence[int]) -> DynamicsModel:
+        """The models of the population members of these numbers, in this order."""
         ...
 
 
@@ -156,7 +162,9 @@ class Context(NamedTuple):
     """What an update may consult beside its batch; no update changes it."""
 
     log: Log
-    model: DynamicsModel | None = None  # of the same members; None without imagination
+    # A learned world of the same members, where imagination or an encoder asks for one; else None,
+    # as it is with a simulator.
+    model: DynamicsModel | None = None
 
 
 class Learner(Protocol):
@@ -212,10 +220,12 @@ class Learner(Protocol):
 
 @runtime_checkable
 class ValueLearner(Protocol):
-    """A learner that can tell what an action is worth; an adversarial world asks."""
+    """A learner that can tell what an action is worth: all that have critics. Adversarial worlds,
+    judges and the footing of fine-tuning ask."""
 
     def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
-        """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, not of their targets."""
+        """``(P, B, S), (P, B, A) -> (P, B)``: what learning makes of the critics (the least, say),
+        not of their targets."""
         ...
 
 

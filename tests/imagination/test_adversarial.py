@@ -11,8 +11,9 @@ from support import converted, log_of
 from torch import Tensor
 from torch.distributions import Normal
 
+from worldrl.config.fields import group_of
 from worldrl.config.learners import BCSettings, SACSettings
-from worldrl.config.schema import AdversarialSettings
+from worldrl.config.schema import AdversarialSettings, TrainConfig
 from worldrl.errors import ConfigError
 from worldrl.imagination.adversarial import (
     Adversarial,
@@ -25,6 +26,7 @@ from worldrl.imagination.adversarial import (
 )
 from worldrl.imagination.setup import Setup
 from worldrl.imagination.step import Bounds
+from worldrl.learners import LEARNERS
 from worldrl.learners.bc import BehaviourCloning
 from worldrl.learners.sac import SAC
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
@@ -297,5 +299,25 @@ def test_rows_without_a_next_observation_teach_nothing() -> None:
 def test_a_learner_without_values_is_refused() -> None:
     cloning = BehaviourCloning(BCSettings(), S, A, 100)
     setup = Setup([SEEDS], cloning, [world()], ends, LOG, 100, lambda step, calls: step)
-    with pytest.raises(ConfigError, match=r"learner has none.*learner\.kind=sac"):
+    with pytest.raises(ConfigError, match=r"learner has none.*imagination=none"):
         adversarial_rollouts(settings(), setup)
+
+
+@pytest.mark.parametrize("kind", ["cql", "iql", "td3bc", "rebrac", "prdc", "h2o"])
+def test_any_learner_with_critics_can_be_played_against(kind: str) -> None:
+    """A heavy weight on what its policy gains moves the model elsewhere than none does."""
+    group = group_of(TrainConfig.model_fields["learner"])
+    assert group is not None
+    own = LEARNERS[kind](group.classes[kind].model_validate({"hidden": (7, 5)}), S, A, 100)
+    state = own.initialise(SEEDS, LOG)
+    models = []
+    for weight in 0.0, 30.0:
+        given = settings(batch_size=20, model_updates=3, adversarial_weight=weight)
+        worlds = [world(SEEDS, torch.float32)]
+        setup = Setup([SEEDS], own, worlds, ends, LOG, 100, lambda step, calls: step)
+        (imagination,) = adversarial_rollouts(given, setup)
+        imagination.prepare(1, state)
+        models.append({name: value.clone() for name, value in imagination.state.items()})
+    name = "model/weight.0"
+    assert models[1][name].isfinite().all()
+    assert not models[1][name].equal(models[0][name])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldrl.config.learners import SeekerSettings
 from worldrl.imagination import rollout
-from worldrl.imagination.reverse import WaysBack, divergent_rollouts, filled_up
+from worldrl.imagination.reverse import WaysBack, divergent_rollouts, filled_up, whole_ways
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.random import generator
 
@@ -102,3 +102,29 @@ def test_a_member_rolls_as_alone_whatever_the_pieces(monkeypatch: pytest.MonkeyP
 def test_orders_are_filled_up_with_a_row_that_is_there() -> None:
     assert filled_up(torch.tensor([[2, 0, 1, 3]]), 3).tolist() == [[2, 0, 1, 3, 3, 3]]
     assert filled_up(torch.tensor([[1, 0, 2]]), 3).tolist() == [[1, 0, 2]]
+
+
+def test_rollouts_that_are_not_finite_are_left_out() -> None:
+    whole = rolled(SeekerSettings(horizon=HORIZON), reverse(0.3))
+    broken = ENDS.clone()
+    broken[3] = torch.nan
+    broken[ROWS - 1, 0] = torch.inf
+    ways = divergent_rollouts(SeekerSettings(horizon=HORIZON), reverse(0.3), broken, ACTIONS, SEEDS)
+    instead = {3: 0, ROWS - 1: 1}
+    for value, wanted in zip(ways, whole, strict=True):
+        for row in range(ROWS):
+            assert value[:, :, row].equal(wanted[:, :, instead.get(row, row)])
+
+
+def test_each_member_has_its_own_rollouts_in_their_place() -> None:
+    ways = rolled(SeekerSettings(horizon=HORIZON), reverse(0.3))
+    ruined = ways._replace(observation=ways.observation.clone())
+    ruined.observation[0, -1, 0, 1] = torch.inf  # the last step of member 0's first way
+    ruined.observation[1, 0, 1:, 0] = torch.nan  # and all but the first of member 1's
+    found = whole_ways(ruined)
+    for value, own in zip(found, ways, strict=True):
+        assert value[0, :, 0].equal(own[0, :, 1])
+        assert value[0, :, 1:].equal(own[0, :, 1:])
+        assert value[1].equal(own[1, :, :1].expand_as(own[1]))
+    ruined.observation[1] = torch.nan  # nothing is left: the seeker will not learn, and says so
+    assert whole_ways(ruined).observation[1].isnan().all()

@@ -17,7 +17,16 @@ from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.random import generator
 from worldrl.training.compilation import compiled, compiler_available
 from worldrl.training.stages import flat
-from worldrl.types import Batch, Context, Learner, LearnerState, Metrics, Noise, Transitions
+from worldrl.types import (
+    Batch,
+    Context,
+    Learner,
+    LearnerState,
+    Metrics,
+    Noise,
+    Transitions,
+    ValueLearner,
+)
 
 S, A, B, LOGGED = 4, 2, 6, 3
 SEEDS = (3, 4, 5)
@@ -233,6 +242,35 @@ def test_acts_within_bounds(kind: str, changes: dict[str, Any]) -> None:
         assert action.abs().max() <= 1
     again = learner.act(policy, observation, None)
     assert again.equal(learner.act(policy, observation, None))
+
+
+@every
+def test_learners_with_critics_tell_what_an_action_is_worth(
+    kind: str, changes: dict[str, Any]
+) -> None:
+    """Of the critics, which have moved, not of their targets; of the members' own, each."""
+    learner = learner_of(kind, changes)
+    state = initialised(learner, SEEDS)
+    if kind == "bc":
+        assert not isinstance(learner, ValueLearner)
+        return
+    assert isinstance(learner, ValueLearner)
+    trained(learner, state, 2 * learner.phases, torch.float32)
+    observation, action = torch.randn(3, 9, S), torch.randn(3, 9, A).tanh()
+    found = learner.values(state, observation, action)
+    assert found.shape == (3, 9)
+    assert found.isfinite().all()
+    assert not found.equal(learner.values(state, observation, -action))
+    assert not found.equal(learner.values(state, -observation, action))
+    frozen = tree_map(lambda value: value.clone(), state)
+    for name, value in flat(frozen).items():
+        if name.startswith("target/"):
+            value.fill_(torch.nan)
+        if name.startswith("critic/"):
+            value[1] = torch.nan
+    again = learner.values(frozen, observation, action)
+    assert again[[0, 2]].equal(found[[0, 2]])
+    assert again[1].isnan().all()
 
 
 @every

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from worldrl.config.fields import group_of
 from worldrl.config.schema import TrainConfig
 from worldrl.learners import LEARNERS
-from worldrl.learners.prdc import CPU_PRODUCTS, largest_product, nearest
 from worldrl.learners.td3 import TD3
+from worldrl.nearest import CPU_PRODUCTS, largest_product, nearest
 from worldrl.types import Batch, Context, Noise, Parameters, Transitions
 
 P, S, A, B, LOGGED = 3, 4, 2, 6, 4

@@ -21,7 +21,6 @@ from worldrl.models.dynamics_reward import (
     generated,
     generator_loss,
     initialise,
-    standardized,
     steps,
 )
 from worldrl.models.ensemble import Standardizer
@@ -169,4 +168,4 @@ def test_steps_hold_the_change_in_deviations():
     assert whole.equal(torch.cat([observation, action, following - observation], -1))
     inputs = reward_of().inputs
     wanted = (whole - inputs.mean[:, None]) / inputs.scale[:, None]
-    torch.testing.assert_close(standardized(inputs, whole), wanted)
+    torch.testing.assert_close(inputs.standardized(whole), wanted)

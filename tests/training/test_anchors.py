@@ -165,3 +165,9 @@ def test_the_reverse_model_learns_the_same_rows_backward(tiny_file: Path) -> Non
     assert back.next_observation.equal(forth.observation)
     assert back.action.equal(forth.action)
     assert backward(rows).next_known.equal(rows.next_known)
+
+
+def test_a_run_ends_at_a_seeker_that_never_learned(tiny_file: Path, tmp_path: Path) -> None:
+    changes = {"learner.encoder.seeker.learning_rate": 1e38}
+    with pytest.raises(WorldRLError, match=r"seeker of the encoder diverged for seed.s. \[0, 1\]"):
+        train("iql", tiny_file, tmp_path / "run", **changes)

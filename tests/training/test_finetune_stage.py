@@ -441,6 +441,20 @@ def test_a_learner_that_loses_its_values_is_told_so_once(capsys):
         assert "value_change" not in calm.report()
 
 
+@pytest.mark.parametrize("kind", ["iql", "td3bc", "rebrac", "prdc", "h2o"])
+def test_every_learner_with_critics_has_a_footing(kind: str, capsys: pytest.CaptureFixture[str]):
+    learner = {"kind": kind, "hidden": (8, 8), "batch_size": 10, "critic_learning_rate": 0.3}
+    settings = config(population=1, learner=learner, offline_ratio=0.5, guard={"enabled": False})
+    stage, _ = stage_of([[4]], settings)
+    found = []
+    for until in range(21, 61):
+        stage.advance(until, go_on)
+        found += stage.report()["value_change"]
+    assert stage.groups[0].footings[0].value is not None
+    assert max(map(abs, found)) > 0.3
+    assert capsys.readouterr().err.count("mean Q on the warm-up's transitions changed by") == 1
+
+
 def test_guards_know_the_rewards_that_were_met():
     stage, walks = stage_of(LONE)
     stage.advance(60, go_on)

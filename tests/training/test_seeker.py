@@ -13,6 +13,7 @@ from torch.func import grad
 from torch.nn import functional as F
 
 from worldrl.config.learners import SeekerSettings
+from worldrl.errors import ModelError
 from worldrl.imagination.reverse import WaysBack
 from worldrl.models.anchors import init_seeker, seek
 from worldrl.models.ensemble import Standardizer
@@ -176,3 +177,16 @@ def test_a_group_of_a_single_pair_of_ends_can_be_learned_from() -> None:
     group = SeekerGroup(settings(), [4], ways_of([4], 2), inputs(), train_step(settings()))
     assert group.steps_per_epoch == 1
     assert group.holdout.shape == group.train.shape == (1, H)
+
+
+@pytest.mark.parametrize("groups", [LONE, [list(SEEDS)]], ids=["groups of one", "one group"])
+def test_a_seeker_that_never_learned_is_refused(groups: list[list[int]]) -> None:
+    ways = [ways_of(seeds) for seeds in groups]
+    ways[-1].observation[-1, 0] = torch.nan  # of seed 6, all of it
+    stage = SeekerStage(settings(), groups, ways, inputs(), False)
+    stage.advance(10**6, go_on)
+    with pytest.raises(ModelError, match=r"seeker .* seed\(s\) \[6\].*learning_rate"):
+        stage.check_learned()
+    fine = stage_of(groups)
+    fine.advance(10**6, go_on)
+    fine.check_learned()

@@ -138,7 +138,7 @@ class CriticSettings(LearnerSettings):
 
 
 class SoftSettings(CriticSettings):
-    """What soft actor-critics have: SAC, MOBILE and CQL."""
+    """What soft actor-critics have: SAC, CQL, MOBILE and H2O."""
 
     actor_learning_rate: PerMember[PositiveFloat] = 1e-4
     temperature_learning_rate: PerMember[PositiveFloat] = 1e-4

@@ -49,6 +49,7 @@ StopMeasure = Literal[
     "loo_kl",
 ]
 PenaltyKind = Literal["none", StopMeasure]
+Elite = Literal["per_step", "per_rollout"]
 
 TerminationTask = Literal[
     "never",
@@ -240,8 +241,6 @@ class RolloutSettings(Settings):
     episode_limit: PositiveInt | None = None
     """End a rollout too where its episode, counted from the start that was logged, would have so
     many steps; None: the horizon alone."""
-    elite: Literal["per_step", "per_rollout"] = "per_step"
-    """How long a rollout stays with the elite that it drew."""
     batch_size: PositiveInt = 50_000
     """Rollout starts per refresh."""
     every: PositiveInt = 1_000
@@ -262,6 +261,8 @@ class BranchedSettings(RolloutSettings):
     """Branched model rollouts from dataset states (MBPO, MOPO)."""
 
     kind: Literal["branched"] = "branched"
+    elite: Elite = "per_step"
+    """How long a rollout stays with the elite that it drew."""
     judges: Literal["members", "elites"] = "members"
     """Whose predictions penalties and stops compare."""
     penalty: PenaltySettings = PenaltySettings()
@@ -306,6 +307,8 @@ class AdversarialSettings(RolloutSettings):
     (RAMBO: Rigter et al. 2022, arXiv 2204.12581)."""
 
     kind: Literal["adversarial"] = "adversarial"
+    elite: Elite = "per_step"
+    """How long a rollout stays with the elite that it drew."""
     real_ratio: float = Field(default=0.5, ge=0, lt=1)
     """Share of a batch that is logged; to learn from the log alone, imagination=none."""
     adversarial_weight: PerMember[NonNegativeFloat] = 3e-4
@@ -342,18 +345,11 @@ class SimulatorSettings(RolloutSettings):
     clip_range: PositiveFloat | None = None
     """Widen the data's observation range by this fraction and clip to it; None: no clip."""
 
-    @model_validator(mode="after")
-    def _is_one_model(self) -> Self:
-        if self.elite != "per_step":
-            raise ValueError(
-                f"elite is {self.elite}, and a simulator has no elites to choose from. Leave it out"
-            )
-        return self
-
 
 def without_pessimism(settings: RolloutSettings) -> BranchedSettings:
-    """The same rollouts with no penalty and no stop."""
-    common = settings.model_dump(include=set(RolloutSettings.model_fields))
+    """Other rollouts as branched ones with no penalty and no stop."""
+    shared = set(BranchedSettings.model_fields) - {"kind"}
+    common = settings.model_dump(include=shared)
     return BranchedSettings(penalty=PenaltySettings(kind="none"), **common)
 
 

@@ -63,7 +63,7 @@ class Metadata:
     """Where a dataset came from and what its maker said about it."""
 
     source: str
-    sha256: str  # of the file; of the arrays where there is no single file
+    sha256: str  # of the file, also of a part of it; of the arrays where there is no single file
     env_id: str | None = None
     action_low: NDArray[np.float32] | None = None  # (A,) the environment's stated bounds
     action_high: NDArray[np.float32] | None = None  # (A,)

@@ -19,7 +19,8 @@ def pieces(dataset: Dataset, keep: NDArray[np.bool_]) -> Dataset:
     """The rows ``keep`` ``(N,)``: consecutive ones of an episode are an episode of their own.
 
     A piece that ends before its episode did is truncated there, and its final observation is the
-    one that was recorded; a piece with its episode's last row ends as that did.
+    one that was recorded; a piece with its episode's last row ends as that did. The sha256 stays
+    that of the whole, which says where the rows are from.
 
     Raises:
         DataError: no row is kept.
@@ -56,7 +57,8 @@ def pieces(dataset: Dataset, keep: NDArray[np.bool_]) -> Dataset:
 
 
 def joined(datasets: Sequence[Dataset], env_id: str | None = None) -> Dataset:
-    """All episodes of several datasets, one after another.
+    """All episodes of several datasets, one after another; the sha256 is of the arrays, since there
+    is no single file.
 
     Args:
         env_id: what the whole is about; None: the environment that all name.

@@ -1,4 +1,5 @@
-"""Evaluation environments and reference scores. Imported by the command line alone."""
+"""Environments to score in, to go on learning in, and to imagine in as simulators; and reference
+scores. Imported by the command line and ``worldrl.api`` alone."""
 
 from worldrl.envs.build import make, make_altered
 from worldrl.envs.reference import reference_scores

@@ -216,7 +216,7 @@ def adversarial_rollouts(settings: AdversarialSettings, setup: Setup) -> list[Im
     if not isinstance(learner, ValueLearner):
         raise ConfigError(
             "imagination is adversarial: the model learns from the values of actions, and this "
-            "learner has none. Set imagination=branched, or learner.kind=sac"
+            "learner has none. Set imagination=none, or learner.kind=sac"
         )
     log, device = setup.log, setup.log.transitions.reward.device
     known = torch.arange(len(log.transitions.reward), device=device)
@@ -319,8 +319,8 @@ def model_batch(world: World, batch: Transitions) -> tuple[Tensor, Tensor]:
     each."""
     ensemble = ensemble_of(world)
     inputs, targets = ensemble.inputs, ensemble.targets
-    scaled = (changes(batch) - targets.mean[:, None]) / targets.scale[:, None]
-    return standardize(inputs, batch.observation, batch.action)[:, None], scaled[:, None]
+    wanted = targets.standardized(changes(batch))
+    return standardize(inputs, batch.observation, batch.action)[:, None], wanted[:, None]
 
 
 def rows_of(log: Transitions, rows: Tensor) -> Transitions:

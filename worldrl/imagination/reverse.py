@@ -16,6 +16,7 @@ from worldrl.config.learners import SeekerSettings
 from worldrl.imagination.rollout import grouped_rows
 from worldrl.imagination.step import own_predictions
 from worldrl.random import draw
+from worldrl.rows import taken
 from worldrl.types import DynamicsModel
 
 
@@ -37,7 +38,7 @@ def divergent_rollouts(
     """One rollout of every member from each of the ends.
 
     A row of a rollout is a sample of one elite, dealt out anew at every step, an equal share of the
-    rows to each.
+    rows to each. A rollout with a number that is not finite is left out, see :func:`whole_ways`.
 
     Args:
         reverse: tells observations from next observations and actions; no rewards.
@@ -87,12 +88,21 @@ def divergent_rollouts(
         back = order.argsort(1)
         observation = taken(mean, back) + taken(std, back) * normals("model", ends.shape[1])
         found.append(WaysBack(observation, action))
-    return WaysBack(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))
+    return whole_ways(WaysBack(*(torch.stack(parts, 1) for parts in zip(*found, strict=True))))
 
 
-def taken(rows: Tensor, numbers: Tensor) -> Tensor:
-    """Each member's own of ``(P, n, D)``, by numbers ``(P, k)``."""
-    return rows.gather(1, numbers[..., None].expand(-1, -1, rows.shape[-1]))
+def whole_ways(ways: WaysBack) -> WaysBack:
+    """The same shape, where another rollout of the same member, finite throughout, stands in place
+    of each that is not; as they are where a member has none."""
+    finite = ways.observation.isfinite().all(-1).all(1)  # (P, n)
+    if bool(finite.all()):
+        return ways
+    counts = finite.sum(1, keepdim=True)
+    finite_first = torch.argsort(~finite, dim=1, stable=True)
+    place = ((~finite).cumsum(1) - 1) % counts.clamp(min=1)
+    numbers = torch.arange(finite.shape[1], device=finite.device).expand_as(finite)
+    numbers = torch.where(finite | (counts == 0), numbers, finite_first.gather(1, place.clamp(0)))
+    return WaysBack(*(taken(value.transpose(1, 2), numbers).transpose(1, 2) for value in ways))
 
 
 def filled_up(order: Tensor, multiple: int) -> Tensor:

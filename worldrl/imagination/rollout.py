@@ -28,7 +28,7 @@ from worldrl.imagination.step import (
 )
 from worldrl.models.world import World
 from worldrl.random import draw, generator
-from worldrl.rows import unpack
+from worldrl.rows import taken, unpack
 from worldrl.types import DynamicsModel, Parameters, Penalty, Sampled
 
 #: Rows that one model call works on, over all members: their activations then stay in cache.
@@ -153,7 +153,8 @@ def imagine(
                 order = dealt_out(goes_on, elites.shape[1], sources)
             else:
                 order = closed_up(goes_on, elites.shape[1])
-            observation, left = _taken(observation, order), _taken(left, order)
+            numbers = order.clamp(min=0)  # row 0 stands in an empty place
+            observation, left = taken(observation, numbers), taken(left, numbers)
             elite = torch.zeros_like(order)  # a row's place tells it
             width, given = order.shape[1], order >= 0
         else:
@@ -221,12 +222,6 @@ def closed_up(live: Tensor, elites: int) -> Tensor:
     numbers = turns * elites + torch.arange(elites, device=live.device)[:, None]
     empty = torch.arange(turns.shape[-1], device=live.device) >= counts
     return numbers.masked_fill(empty, -1).transpose(1, 2).flatten(1)
-
-
-def _taken(values: Tensor, order: Tensor) -> Tensor:
-    """``(P, R, ...)`` in an order ``(P, W)``; row 0 stands in an empty place."""
-    members = torch.arange(len(order), device=order.device)[:, None]
-    return values[members, order.clamp(min=0)]
 
 
 def _in_chunks(

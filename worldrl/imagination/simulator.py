@@ -9,7 +9,7 @@ such rows and count them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -76,6 +76,10 @@ class SimulatorModel(NamedTuple):
     def of_elites(self) -> SimulatorModel:
         """The one member."""
         return self
+
+    def of_members(self, chosen: Sequence[int]) -> SimulatorModel:
+        """All alike."""
+        return self._replace(elites=self.elites[list(chosen)])
 
 
 def simulator_stepper(

@@ -168,6 +168,10 @@ class CQL:
         assert lowered.shape == raised.shape  # the configuration refuses min_gap in imagination
         return (lowered - raised).maximum(own["min_gap"][:, None, None]).mean(-1)
 
+    def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """Those of SAC."""
+        return self.sac.values(state, observation, action)
+
     def policy_parameters(self, state: LearnerState) -> Parameters:
         """The actor network, and how it sees observations."""
         return self.sac.policy_parameters(state)

@@ -173,6 +173,10 @@ class H2O:
         found = -log_ratio(state["triple"], around.flatten(1, 2))
         return found.view(noise.shape[:3]).mean(-1).clamp(min=LEAST_GAP)
 
+    def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """Those of SAC."""
+        return self.sac.values(state, observation, action)
+
     def policy_parameters(self, state: LearnerState) -> Parameters:
         """The actor network, and how it sees observations."""
         return self.sac.policy_parameters(state)

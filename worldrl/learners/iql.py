@@ -200,8 +200,9 @@ class IQL:
             return ordered[:, below]
         return ordered[:, below].lerp(ordered[:, below + 1], place - below)
 
-    def action_values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
-        """``(P, B, S), (P, B, A) -> (P, B)``: of the critics, not of their targets."""
+    def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """``(P, B, S), (P, B, A) -> (P, B)``: what :meth:`over_critics` says of the critics, see
+        :class:`worldrl.types.ValueLearner`."""
         own = seen(self.settings, state["inputs"], observation)
         values = self.critics.values(state["critic"], state["support"], own, action)
         return self.over_critics(values)

@@ -37,7 +37,7 @@ class SAC:
         self.action_size = action_size
         self.num_updates = num_updates
         self.critics = Critics(settings, observation_size, action_size)
-        # MOBILE and CQL have targets and turns of their own: to them these are the plain ones.
+        # CQL, MOBILE and H2O have targets or turns of their own: to them these are the plain ones.
         own = settings if isinstance(settings, SACSettings) else SACSettings()
         self.diverse = own.diversity != 0.0
         self.target_critics, self.backup_actions = own.target_critics, own.backup_actions

@@ -159,6 +159,12 @@ class TD3:
         move_target(state["actor_target"], state["actor"], own["target_rate"])
         return metrics | {"actor_loss": actor_losses, "action_error": errors}
 
+    def values(self, state: LearnerState, observation: Tensor, action: Tensor) -> Tensor:
+        """``(P, B, S), (P, B, A) -> (P, B)``: the least of the critics, see
+        :class:`worldrl.types.ValueLearner`."""
+        inputs = seen(self.settings, state["inputs"], observation)
+        return self.critics.values(state["critic"], state["support"], inputs, action).amin(1)
+
     def policy_parameters(self, state: LearnerState) -> Parameters:
         """The actor network, and how it sees observations."""
         policy: Parameters = state["actor"] | state["inputs"]

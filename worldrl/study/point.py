@@ -8,6 +8,7 @@ both to the goal's as fast as they go, and the best value of every state is a su
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,10 @@ class PointWorld(NamedTuple):
     def of_elites(self) -> PointWorld:
         """The one member."""
         return self
+
+    def of_members(self, chosen: Sequence[int]) -> PointWorld:
+        """All alike."""
+        return self._replace(elites=self.elites[list(chosen)])
 
 
 def point_world(members: int) -> PointWorld:

@@ -23,10 +23,9 @@ from worldrl.data.simulator import check_agreement
 from worldrl.errors import DataError
 from worldrl.imagination import IMAGINATIONS
 from worldrl.imagination.setup import Setup
-from worldrl.imagination.simulator import SimulatorModel, Stepper, simulator_stepper
+from worldrl.imagination.simulator import Stepper, simulator_stepper
 from worldrl.learners.inputs import standardized
 from worldrl.learners.sac import SAC
-from worldrl.models.world import World
 from worldrl.random import generator
 from worldrl.report.page import Section
 from worldrl.report.svg import Line, line_chart
@@ -36,8 +35,9 @@ from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.execution import device_of
 from worldrl.training.logged import Logged, logged
 from worldrl.training.policy import PolicyStage
+from worldrl.training.simulated import world_of_simulator
 from worldrl.training.train import ScorerFactory
-from worldrl.training.world_model import ends_function, where_episodes_end
+from worldrl.training.world_model import ends_function, members
 
 if TYPE_CHECKING:
     import gymnasium
@@ -132,26 +132,14 @@ def run_arm(
     learner = SAC(config.learner, data.observation_size, data.action_size, config.num_updates)
     groups = [[config.seed + member] for member in range(config.population)]
     device = data.rows.device
-    decision = where_episodes_end(
-        config.termination, config.evaluation.env_id, data, data.next_known.nonzero().squeeze(1)
+    model = world_of_simulator(
+        stepper, config.evaluation.env_id, config.termination, data, config.population
     )
-    worlds = [
-        World(
-            SimulatorModel(
-                torch.zeros(len(group), 1, dtype=torch.int64, device=device),
-                stepper,
-                data.action_low,
-                data.action_high,
-            ),
-            {},
-        )
-        for group in groups
-    ]
     setup = Setup(
         groups,
         learner,
-        worlds,
-        ends_function(decision, data.observation_size),
+        [members(model.world, [number]) for number in range(config.population)],
+        ends_function(model.facts["termination"], data.observation_size),
         data.log,
         config.num_updates,
         lambda step, calls: step,  # no compiler sees through a simulator

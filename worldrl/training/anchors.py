@@ -110,4 +110,5 @@ def _learn_seeker(execution: Execution, reverse: dict[str, Tensor]) -> Parameter
     )
     execution.restore(stage)
     run_stage(stage, execution.session)
+    stage.check_learned()
     return stage.seekers()

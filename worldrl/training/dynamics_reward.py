@@ -22,7 +22,6 @@ from worldrl.models.dynamics_reward import (
     generator_loss,
     initialise,
     logits,
-    standardized,
     steps,
 )
 from worldrl.models.ensemble import Standardizer, fit_standardizer
@@ -202,7 +201,7 @@ class DynamicsRewardGroup:
         for name, value in self.reward.parameters.items():
             value[:, place] = self.discriminator[name]
         rows, noise = self._draws("check", number, CHECKED_ROWS)
-        logged = standardized(self.reward.inputs, steps(self._logged.at(rows)))
+        logged = self.reward.inputs.standardized(steps(self._logged.at(rows)))
         made = generated(self.generator, logged, noise)
         self.reward.logged[:, place] = logits(self.discriminator, logged).mean(-1)
         self.reward.generated[:, place] = logits(self.discriminator, made).mean(-1)
@@ -262,7 +261,7 @@ def _update(
         inputs: Standardizer,
     ) -> Tensor:
         batch = logged._replace(rows=logged_rows).at(rows)
-        real = standardized(inputs, steps(batch))
+        real = inputs.standardized(steps(batch))
         rate = torch.full_like(noise[:, 0, 0], settings.learning_rate)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             made = generated(generator, real, noise)

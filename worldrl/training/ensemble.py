@@ -32,6 +32,7 @@ from worldrl.models.mlp import num_layers
 from worldrl.optim import AdamState, adam_init, adam_step
 from worldrl.random import draw, generator
 from worldrl.training.compilation import compiled
+from worldrl.training.early_stopping import keep_better
 from worldrl.training.logged import Logged
 from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
 from worldrl.types import Parameters
@@ -257,15 +258,16 @@ class EnsembleGroup:
     @torch.no_grad()
     def _end_epoch(self) -> None:
         error = self.holdout_error(self.parameters)
-        better = error < self.best_error * (1 - self.settings.improvement)
-        better &= ~self.stopped[:, None]  # a stopped seed is frozen; its group may go on
-        self.best_error.copy_(torch.where(better, error, self.best_error))
-        for name, best in self.best.items():
-            # The log-variance bounds belong to a seed, not to a member: kept with any snapshot.
-            changed = better if best.dim() > 2 else better.any(1, keepdim=True)
-            mask = changed.view(*changed.shape, *(1,) * (best.dim() - changed.dim()))
-            best.copy_(torch.where(mask, self.parameters[name], best))
-        self.stale_epochs.copy_(torch.where(better.any(1), 0, self.stale_epochs + 1))
+        # The log-variance bounds belong to a seed, not to a member: kept with any snapshot.
+        keep_better(
+            self.best,
+            self.best_error,
+            self.stale_epochs,
+            self.parameters,
+            error,
+            self.settings.improvement,
+            ~self.stopped,  # a stopped seed is frozen; its group may go on
+        )
         self.stopped |= self.stale_epochs >= self.settings.patience
         self.settle()
 
@@ -326,10 +328,8 @@ def _model_batch(
 ) -> tuple[Tensor, Tensor]:
     """Standardised inputs and targets of logged ``rows`` ``(P, ...)``."""
     batch = logged.at(rows)
-    shape = (rows.shape[0], *(1,) * (rows.dim() - 1), -1)
-    wanted = changes(batch)[..., : targets.mean.shape[-1]]
-    scaled = (wanted - targets.mean.view(shape)) / targets.scale.view(shape)
-    return standardize(inputs, batch.observation, batch.action), scaled
+    wanted = targets.standardized(changes(batch)[..., : targets.mean.shape[-1]])
+    return standardize(inputs, batch.observation, batch.action), wanted
 
 
 def _target_standardizer(

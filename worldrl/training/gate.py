@@ -55,7 +55,7 @@ def gate_of(execution: Execution, fit_values: FitValues) -> Gate | None:
             source, metadata = Path(config.model.source), execution.dataset.metadata
             model = given_world(source, execution.logged, metadata, config.termination)
         wanted = values_config(settings, config.dataset, model.facts["seeds"], config)
-        place = Path(settings.values) if settings.values else run.path / "values"
+        place = Path(settings.values) if settings.values else run.values
         try:
             fit_values(place, wanted, execution.session.quiet)
         except StoppedEarly:

@@ -72,7 +72,7 @@ class Judge(NamedTuple):
         for visited in walk(self.ground, learner.act, everywhere, starts, self.horizon):
             at, alive = visited.transitions, visited.alive
             seen = {
-                "value": self.learner.action_values(self.values, at.observation, at.action),
+                "value": self.learner.values(self.values, at.observation, at.action),
                 "reward": at.reward,
                 "discounted": at.reward * share[:, None],
                 "penalty": visited.penalty,

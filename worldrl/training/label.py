@@ -31,6 +31,7 @@ from worldrl.models.inverse import (
 )
 from worldrl.optim import adam_init, adam_step
 from worldrl.random import generator
+from worldrl.training.early_stopping import keep_better
 from worldrl.types import Parameters
 
 CHECKED_ROWS = 10_000  # held-out rows that early stopping looks at
@@ -183,12 +184,12 @@ def _descend(
     adam = adam_init(parameters)
     rate = torch.full((len(members),), settings.learning_rate, device=device)
     best = {name: value.clone() for name, value in parameters.items()}
-    best_nll = torch.full((len(members),), torch.inf, device=device)
+    best_nll = torch.full((len(members),), torch.inf, dtype=torch.float64, device=device)
+    stale = torch.zeros(len(members), dtype=torch.int64, device=device)
     # Shuffled, so that the first rows are of all held-out trajectories.
     order = torch.randperm(len(held), generator=generator(seed, "label.checked"))
     checked = held[order[:CHECKED_ROWS].to(device)]
     batch_size = min(settings.batch_size, len(train))
-    stale = 0
     for step in range(settings.num_updates):
         block, within = divmod(step, settings.check_every)
         if within == 0:
@@ -211,13 +212,9 @@ def _descend(
         if within + 1 < settings.check_every and step + 1 < settings.num_updates:
             continue
         reached = _member_nll(Inverse(parameters, observations), windows, action, checked)
-        better = reached < best_nll
-        best_nll = torch.where(better, reached, best_nll)
-        for name, value in parameters.items():
-            best[name] = torch.where(better[:, None, None], value, best[name])
+        keep_better(best, best_nll, stale, parameters, reached)
         report(step + 1, float(reached.mean()))
-        stale = 0 if bool(better.any()) else stale + 1
-        if stale >= settings.patience:
+        if bool((stale >= settings.patience).all()):  # none learned for so long
             break
     if not bool(best_nll.isfinite().all()):
         raise ModelError(

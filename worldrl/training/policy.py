@@ -1,4 +1,5 @@
-"""The stage that learns a policy, in imagination, from the logged data, or from both."""
+"""The stage that learns a policy from the logged data, in imagination, from experience of its
+environments (see worldrl.training.finetune_stage), or from several of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One group of a run's policies: its learners, their synthetic experience, and the guards."""
+"""One group of a run's policies: its learners, their experience beside the log, and the guards."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ NOTHING_IMAGINED = (
 
 
 class PolicyGroup:
-    """The learners of a few seeds, batched along P, with their synthetic experience."""
+    """The learners of a few seeds, batched along P, with their experience beside the log: imagined,
+    of an environment, or none."""
 
     def __init__(
         self,

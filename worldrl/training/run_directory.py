@@ -4,7 +4,8 @@
 
     runs/<name>/  config.yaml  environment.json  dataset.json  status.json
                   metrics.jsonl  metrics.csv  eval.jsonl
-                  model/  reward/  checkpoints/<name>/  checkpoints/last -> <name>
+                  model/  reward/  encoder/  judge/  values/
+                  checkpoints/<name>/  checkpoints/last -> <name>
 
 Nothing here imports torch.
 """
@@ -188,13 +189,18 @@ class RunDirectory:
 
     @property
     def encoder(self) -> Path:
-        """What a learner's encoder asks beside the world."""
+        """The networks that tell anchors, where an encoder asks: ``reverse`` and ``seeker``."""
         return self.path / "encoder"
 
     @property
     def judge(self) -> Path:
-        """The worlds and critics that judge the run's policies, where acceptance asks."""
+        """The worlds and critics by which ``acceptance`` judges policies, in one."""
         return self.path / "judge"
+
+    @property
+    def values(self) -> Path:
+        """The run that learned those critics."""
+        return self.path / "values"
 
     def read_config(self) -> Config:
         """The settings of the run.

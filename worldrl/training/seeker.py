@@ -13,12 +13,15 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from worldrl.config.learners import SeekerSettings
-from worldrl.imagination.reverse import WaysBack, taken
+from worldrl.errors import ModelError
+from worldrl.imagination.reverse import WaysBack
 from worldrl.models.anchors import init_seeker, seek
 from worldrl.models.ensemble import Standardizer
 from worldrl.optim import AdamState, adam_init, adam_step
 from worldrl.random import draw, generator
+from worldrl.rows import taken
 from worldrl.training.compilation import compiled
+from worldrl.training.early_stopping import keep_better
 from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
 from worldrl.types import Parameters
 
@@ -67,6 +70,27 @@ class SeekerStage:
         """Training error since the last report, best error on held-out rollouts, epochs."""
         parts = [group.report() for group in self.groups]
         return {name: [v for part in parts for v in part[name].tolist()] for name in parts[0]}
+
+    def check_learned(self) -> None:
+        """Refuse seekers that never told an action from held-out rollouts: what is kept of them
+        are networks that learned nothing.
+
+        Raises:
+            ModelError: with the seeds concerned and what to change.
+        """
+        failed = [
+            seed
+            for group in self.groups
+            for seed, error in zip(group.seeds, group.best_error, strict=True)
+            if not bool(error.isfinite())
+        ]
+        if failed:
+            raise ModelError(
+                f"the seeker of the encoder diverged for seed(s) {failed}: it never had a finite "
+                "error on held-out rollouts of the reverse model. Lower "
+                "learner.encoder.seeker.learning_rate, set model.normalize_targets=true, or look "
+                "for extreme values with `worldrl data info`."
+            )
 
     def seekers(self) -> Parameters:
         """The best of all members so far, ``(P, ...)``."""
@@ -179,13 +203,15 @@ class SeekerGroup:
         parts = torch.split(self.holdout, HOLDOUT_ROWS, 1)
         sums = [len(part[0]) * self.errors(part) for part in parts]
         error = torch.stack(sums).sum(0) / self.holdout.shape[1]
-        going_on = self.stale_epochs < self.settings.patience  # its group may outlast a member
-        better = going_on & (error < self.best_error * (1 - self.settings.improvement))
-        self.best_error.copy_(torch.where(better, error, self.best_error))
-        for name, best in self.best.items():
-            mask = better.view(-1, *(1,) * (best.dim() - 1))
-            best.copy_(torch.where(mask, self.network[name], best))
-        self.stale_epochs.copy_(torch.where(better, 0, self.stale_epochs + 1))
+        keep_better(
+            self.best,
+            self.best_error,
+            self.stale_epochs,
+            self.network,
+            error,
+            self.settings.improvement,
+            self.stale_epochs < self.settings.patience,  # its group may outlast a member
+        )
 
     def errors(self, rows: Tensor) -> Tensor:
         """Mean squared error ``(P,)`` on pairs of these numbers ``(P, k)``."""

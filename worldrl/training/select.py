@@ -19,7 +19,7 @@ from worldrl.config.selection import SelectSettings
 from worldrl.data.dataset import Dataset
 from worldrl.errors import DataError
 from worldrl.imagination.walks import ground_of, walk
-from worldrl.learners.prdc import nearest
+from worldrl.nearest import nearest
 from worldrl.random import generator
 from worldrl.training.logged import Logged
 from worldrl.training.world_model import WorldModel, ends_function

@@ -14,7 +14,6 @@ from torch import Tensor
 from worldrl.config.schema import TerminationSettings
 from worldrl.errors import ConfigError, ModelError
 from worldrl.imagination.setup import Ends
-from worldrl.imagination.simulator import SimulatorModel
 from worldrl.imagination.termination import find_formula, formula
 from worldrl.models.dynamics_reward import DynamicsReward
 from worldrl.models.ensemble import Ensemble, Standardizer
@@ -143,16 +142,13 @@ def places(trained: list[int], seeds: Sequence[int], where: str) -> list[int]:
 
 def members(world: World, chosen: Sequence[int]) -> World:
     """The world of the members of these numbers."""
-    ensemble, reward = world.ensemble, world.reward
-    if isinstance(ensemble, SimulatorModel):
-        return World(ensemble._replace(elites=ensemble.elites[list(chosen)]), {})
-    assert isinstance(ensemble, Ensemble)
+    reward = world.reward
 
     def cut(parameters: Parameters) -> Parameters:
         return {name: value[list(chosen)] for name, value in parameters.items()}
 
     return World(
-        ensemble_from(cut(flat(ensemble))),
+        world.ensemble.of_members(chosen),
         cut(world.terminator),
         None if reward is None else reward_from(cut(flat(reward))),
     )
