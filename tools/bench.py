@@ -37,6 +37,7 @@ from worldrl.config.schema import (
     TrainConfig,
 )
 from worldrl.imagination.branched import branched_rollouts
+from worldrl.imagination.experience import imagined_experience
 from worldrl.imagination.rollout import chunk_rows, grouped_rows
 from worldrl.imagination.setup import Setup
 from worldrl.imagination.step import Step
@@ -391,7 +392,8 @@ class Bench:
             self.prepared,
         )
         imaginations = branched_rollouts(settings, setup)
-        return PolicyStage(config, learner, self.groups, self.logged, imaginations, True, ensembles)
+        experiences = imagined_experience(settings, imaginations, self.groups, self.logged.rows)
+        return PolicyStage(config, learner, self.groups, self.logged, experiences, True, ensembles)
 
     def prepared(self, step: Step, calls: int) -> Step:
         """Compiled, as a long run has it."""

@@ -109,7 +109,7 @@ def stage_of(
         OnlineExperience(settings, learner, seeds, own, logged)
         for seeds, own in zip(groups, walks, strict=True)
     ]
-    policies = PolicyStage(settings, learner, groups, logged, None, False, online=online)
+    policies = PolicyStage(settings, learner, groups, logged, online, False)
     return FinetuneStage(settings, policies, online), walks
 
 

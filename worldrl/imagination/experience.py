@@ -1,4 +1,4 @@
-"""What a group learns from beside its log: the last refreshes of an imagination.
+"""Experience that is imagined: the last refreshes of an imagination.
 
 A refresh is a function of its number, its sources (the policy, say) and the seeds, so a checkpoint
 holds the sources and a digest of the rows each made, and resuming makes the rows again.
@@ -7,13 +7,15 @@ holds the sources and a digest of the rows each made, and resuming makes the row
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from worldrl.config.schema import ImaginationSettings
 from worldrl.errors import RunError
-from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.imagination.buffer import SyntheticBuffer, bytes_needed, check_memory
 from worldrl.types import Imagination, LearnerState, Metrics, Parameters
 
 
@@ -25,8 +27,8 @@ class Refresh(NamedTuple):
     digest: list[str]  # sha256 of each member's rows; empty until a checkpoint asks
 
 
-class Experience:
-    """The synthetic rows of a group of members, renewed as they learn.
+class ImaginedExperience:
+    """The synthetic rows of a group of members; a :class:`worldrl.types.Experience`.
 
     Args:
         every: updates between refreshes.
@@ -138,3 +140,40 @@ class Experience:
                     "or the versions of torch differ from those in environment.json. Resume "
                     "where the run was started, or start a new run."
                 )
+
+
+def imagined_experience(
+    settings: ImaginationSettings,
+    imaginations: Sequence[Imagination],
+    groups: Sequence[Sequence[int]],
+    logged: Tensor,
+) -> list[ImaginedExperience]:
+    """Of every group, kept as the settings say.
+
+    Args:
+        groups: seeds of the members of each.
+        logged: rows ``(n, W)`` like those that are imagined.
+    """
+    assert settings.kind != "none"
+    kept = settings.every, settings.retain, logged.shape[1], logged.device
+    return [
+        ImaginedExperience(imagination, len(seeds), *kept)
+        for imagination, seeds in zip(imaginations, groups, strict=True)
+    ]
+
+
+def check_buffers(settings: ImaginationSettings, members: int, logged: Tensor) -> None:
+    """Refuse the synthetic buffers of all members together where they do not fit.
+
+    Asked for together, because memory that one was given counts as free until it is written.
+
+    Args:
+        logged: rows ``(n, W)`` like those that are imagined.
+
+    Raises:
+        ConfigError: with the bytes needed and free, and the settings that shrink them.
+    """
+    if settings.kind != "none":
+        rows = settings.most_rows(members)
+        needed = bytes_needed(members, settings.retain, rows, logged.shape[1])
+        check_memory(needed, logged.device)

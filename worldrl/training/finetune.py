@@ -55,10 +55,9 @@ def finetune(
             learner,
             execution.groups,
             logged,
-            None,
+            online,
             execution.compiles("finetune", config.num_updates, UPDATES_WORTH_COMPILING),
             anchors=known_anchors(execution, config),
-            online=online,
         )
         if config.weights == "run" and execution.saved is None:
             take_over(config, policies, execution.groups, execution.dataset.metadata.sha256)

@@ -11,16 +11,22 @@ import torch
 from torch import Tensor
 
 from worldrl.config.schema import FinetuneConfig, GuardSettings, TrainConfig
-from worldrl.imagination.experience import Experience
 from worldrl.models.mlp import stack
 from worldrl.random import draw, generator
 from worldrl.training.acceptance import Gate, Standing
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
-from worldrl.training.online import OnlineExperience
 from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat
-from worldrl.types import Context, DelayedTargets, Learner, LearnerState, Noise, Parameters
+from worldrl.types import (
+    Context,
+    DelayedTargets,
+    Experience,
+    Learner,
+    LearnerState,
+    Noise,
+    Parameters,
+)
 
 #: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
@@ -46,8 +52,7 @@ class PolicyGroup:
         first: int,  # number of the first seed's member in the run's population
         logged: Logged,
         sampler: RowSampler,  # of the logged rows of batches
-        experience: Experience | OnlineExperience | None,  # None: all rows are logged
-        real: int,  # logged rows of a batch
+        experience: Experience | None,  # None: all rows are logged
         context: Context,
         updates: Sequence[Update],  # one a phase of the learner
         gate: Gate | None,
@@ -73,8 +78,9 @@ class PolicyGroup:
         turn = learner.target_every if isinstance(learner, DelayedTargets) else 1
         self.scales = value_scales(logged, self.state["settings"], sampler, turn)
         self._remedy = remedy(config)
-
-        self.experience, self.real = experience, real
+        self.experience = experience
+        # 0.29 * 100 is 28.999...: still 29 rows.
+        self.real = int(config.logged_share * self.batch_size + 1e-9)
 
     @property
     def stopped(self) -> bool:
@@ -128,7 +134,7 @@ class PolicyGroup:
         for name, value in flat(self.state).items():
             self.good[name][member] = value[member]
 
-    def _stop_without_rows(self, experience: Experience | OnlineExperience) -> None:
+    def _stop_without_rows(self, experience: Experience) -> None:
         for member, rows in enumerate(experience.rows_held()):
             if rows == 0 and self.trips[member] is None:
                 self.trips[member] = Trip(NOTHING_IMAGINED, self.step)

@@ -12,6 +12,7 @@ from typing import Any
 from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
 from worldrl.errors import ModelError, RunError, WorldRLError
 from worldrl.evaluation.returns import Env
+from worldrl.imagination.experience import check_buffers
 from worldrl.training import checkpoint
 from worldrl.training.acceptance import Gate
 from worldrl.training.anchors import anchors_of
@@ -21,7 +22,6 @@ from worldrl.training.finetune import check_finetuning, finetune
 from worldrl.training.judge import load_judge, make_judge, read_values, save_judge, values_config
 from worldrl.training.loop import Session, StoppedEarly
 from worldrl.training.metrics import MetricsWriter, truncate_after
-from worldrl.training.policy import check_buffers
 from worldrl.training.pretrain import given_world, world_of
 from worldrl.training.run_directory import DONE, RunDirectory, RunState, Status
 from worldrl.training.sampling import row_sampler
@@ -115,7 +115,7 @@ def _execute(
         if config.imagination.kind == "simulator":
             assert systems is not None
             simulated = simulated_world(execution, systems.simulator)
-        check_buffers(config.imagination, config.population, execution.logged)
+        check_buffers(config.imagination, config.population, execution.logged.rows)
         row_sampler(config.sampling, execution.logged)
     environment = None
     if isinstance(config, FinetuneConfig):

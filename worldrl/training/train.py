@@ -12,6 +12,7 @@ from torch import Tensor
 from worldrl.config.schema import FinetuneConfig, TrainConfig
 from worldrl.errors import ConfigError
 from worldrl.imagination import IMAGINATIONS
+from worldrl.imagination.experience import ImaginedExperience, imagined_experience
 from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.world import World
@@ -25,7 +26,7 @@ from worldrl.training.loop import run_stage
 from worldrl.training.policy import PolicyStage
 from worldrl.training.stages import Stage
 from worldrl.training.world_model import WorldModel, ends_function, members
-from worldrl.types import Imagination, Learner, Parameters, Policy
+from worldrl.types import Learner, Parameters, Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,7 +100,7 @@ def train_policy(
         learner,
         execution.groups,
         logged,
-        _imaginations(execution, learner, model, worlds),
+        _experiences(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
         # A simulator is for imagination alone: no learner looks into it.
@@ -172,9 +173,9 @@ def _worlds(execution: Execution, model: WorldModel) -> list[World]:
     return worlds
 
 
-def _imaginations(
+def _experiences(
     execution: Execution, learner: Learner, model: WorldModel | None, worlds: list[World]
-) -> list[Imagination] | None:
+) -> list[ImaginedExperience] | None:
     config, logged, device = execution.config, execution.logged, execution.device
     assert isinstance(config, TrainConfig)
     if model is None or config.imagination.kind == "none":
@@ -190,7 +191,8 @@ def _imaginations(
         *(execution.groups, learner, worlds, ends, logged.log, config.num_updates, prepare),
         next_known=logged.next_known,
     )
-    return IMAGINATIONS[config.imagination.kind](config.imagination, setup)
+    imaginations = IMAGINATIONS[config.imagination.kind](config.imagination, setup)
+    return imagined_experience(config.imagination, imaginations, execution.groups, logged.rows)
 
 
 def evaluation(
