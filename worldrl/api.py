@@ -32,7 +32,7 @@ from worldrl.strict_json import finite
 from worldrl.training import checkpoint, run
 from worldrl.training.label_file import LabelResult, check_out, label_file
 from worldrl.training.logged import Logged, logged
-from worldrl.training.offline import judge_of_runs, termination_of, worlds_of
+from worldrl.training.offline import judge_of_runs, learned_in, termination_of, worlds_of
 from worldrl.training.pretrain import given_world
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run import RunResult
@@ -406,10 +406,7 @@ def evaluate_offline(
             scoring = _scoring(policy.env_id, env_id, True)
             result = _score(policy, policy.population, bounds, scoring, episodes, seed, device)
             played = [float(np.mean(row)) for row in result.returns]
-        imagined = isinstance(policy.settings, TrainConfig) and (
-            policy.settings.imagination.kind != "none"
-        )
-        own = imagined and worlds_of(policy.run, policy.settings).resolve() == worlds.resolve()
+        own = learned_in(worlds, policy.run, policy.settings)
         found += [
             Judged(
                 str(path),

@@ -94,8 +94,16 @@ def evaluate(
         return
     if len(run_dirs) > 1:
         raise ConfigError("several runs are judged with --offline; score one at a time")
-    if (model, dataset, values) != (None, None, None):
-        raise ConfigError("--model, --dataset and --values are of --offline; add it")
+    judging = {
+        "--model": (model, None),
+        "--dataset": (dataset, None),
+        "--values": (values, None),
+        "--value-updates": (value_updates, _DEFAULT.value_updates),
+        "--expectile": (expectile, _DEFAULT.expectile),
+        "--horizon": (horizon, _DEFAULT.horizon),
+    }
+    if unused := [name for name, (given, default) in judging.items() if given != default]:
+        raise ConfigError(f"{' and '.join(unused)} would be unused without --offline; add it")
     (run_dir,) = run_dirs
     with json_only(as_json):
         from worldrl import api

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from worldrl.config.base import Settings
+from worldrl.config.learners import Discount
 
 JudgePenalty = Literal[
     "max_aleatoric",
@@ -37,6 +38,8 @@ class JudgeSettings(Settings):
     """Of critics that are trained first."""
     expectile: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """Of those; 0.5 values the policy that the data was recorded with (SARSA)."""
+    discount: Discount = 0.99
+    """Of those."""
 
 
 class NoAcceptance(Settings):

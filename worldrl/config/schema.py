@@ -493,11 +493,11 @@ class TrainConfig(RunSettings):
     def _acceptance_has_judges(self) -> Self:
         if self.acceptance.kind == "none" or self.model.source is not None:
             return self
-        if self.imagination.kind == "none":
+        if not self.uses_model:
             raise ValueError(
                 f"acceptance.kind is {self.acceptance.kind}, which judges policies in a world "
-                "model, and imagination is none: there is no model. Name one with model=RUN, or "
-                "set acceptance=none"
+                f"model, and imagination is {self.imagination.kind}: there is no model. Name one "
+                "with model=RUN, or set acceptance=none"
             )
         if self.population == 1:
             raise ValueError(
@@ -521,6 +521,12 @@ class TrainConfig(RunSettings):
                 f"model={self.model.source} is given, and imagination is {imagination.kind}: "
                 "nothing would use the model. Leave it out, or choose a recipe that imagines in "
                 "one, such as mopo"
+            )
+        if imagination.kind == "simulator" and self.learner.encoder.kind != "none":
+            raise ValueError(
+                f"learner.encoder is {self.learner.encoder.kind}, whose anchors a learned world "
+                "model tells, and imagination is simulator, which is none. Set "
+                "learner.encoder=none, or imagination=branched"
             )
         if imagination.kind == "branched" and self._judges(imagination) == 1:
             measures = [imagination.penalty.kind] if imagination.penalty.kind != "none" else []
@@ -705,12 +711,18 @@ class FinetuneConfig(RunSettings):
             "bc": "clones what is logged and has no values to improve it by",
             "cql": "is made for logged data alone",
             "mobile": "asks a world model, and here is none",
+            "h2o": "holds a simulator against logged data, and here is none",
         }.get(self.learner.kind)
         if why is not None:
             raise ValueError(
-                f"learner.kind is {self.learner.kind}, which {why}. Go on from a run of sac, cql "
-                "or mobile with learner.kind=sac, from one of td3bc, rebrac, prdc or iql with its "
-                "own, or start afresh on a run's data with --recipe rlpd"
+                f"learner.kind is {self.learner.kind}, which {why}. Go on from a run of sac, cql, "
+                "mobile or h2o with learner.kind=sac, from one of td3bc, rebrac, prdc or iql with "
+                "its own, or start afresh on a run's data with --recipe rlpd"
+            )
+        if 0 < self.offline_ratio * self.learner.batch_size < 1:
+            raise ValueError(
+                f"offline_ratio is {self.offline_ratio:g}, which leaves no logged row in a batch "
+                f"of {self.learner.batch_size}. Raise it, or set it to 0"
             )
         return self
 

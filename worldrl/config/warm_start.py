@@ -22,8 +22,8 @@ SOFT = ("sac", "cql", "mobile", "h2o")
 
 #: What weights fit to, and what the critics' values are of.
 NETWORKS = (
-    *("hidden", "layer_norm", "layer_norm_place", "standardize", "encoder"),
-    *("critic_loss", "policy"),
+    *("hidden", "layer_norm", "layer_norm_place", "standardize", "encoder", "init"),
+    *("initial_temperature", "critic_loss", "policy"),
 )
 REWARDS = ("reward_normalization", "reward_scale", "reward_shift")
 

@@ -39,7 +39,7 @@ def anchors_of(execution: Execution, model: WorldModel) -> Parameters:
     assert isinstance(config, TrainConfig)
     if not isinstance(config.learner.encoder, CocoaEncoder):
         return {}
-    reverse, seeker = (run.path / "encoder" / name for name in ("reverse", "seeker"))
+    reverse, seeker = (run.encoder / name for name in ("reverse", "seeker"))
     if not (reverse / "model.json").exists():
         save_model(reverse, flat(_learn_reverse(execution)), {"seeds": execution.seeds})
     if not (seeker / "model.json").exists():

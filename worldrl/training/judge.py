@@ -31,7 +31,7 @@ from worldrl.random import generator
 from worldrl.training import checkpoint
 from worldrl.training.logged import Logged
 from worldrl.training.rewards import reward_transform
-from worldrl.training.run_directory import DONE, RunDirectory
+from worldrl.training.run_directory import RunDirectory
 from worldrl.training.stages import flat
 from worldrl.training.world_model import WorldModel, ends_function, load_world
 from worldrl.types import Learner, LearnerState, Parameters
@@ -127,7 +127,7 @@ def values_config(
     """
     return TrainConfig(
         dataset=dataset,
-        learner=IQLSettings(expectile=settings.expectile),
+        learner=IQLSettings(expectile=settings.expectile, discount=settings.discount),
         imagination=NoImaginationSettings(),
         num_updates=settings.value_updates,
         seed=seeds[0],
@@ -137,12 +137,15 @@ def values_config(
     )
 
 
-def read_values(path: Path, dataset: Dataset, logged: Logged, count: int) -> Values:
+def read_values(path: Path, dataset: Dataset, logged: Logged, wanted: TrainConfig) -> Values:
     """The critics of a finished run of iql on this data.
 
+    Args:
+        wanted: what :func:`values_config` asks for.
+
     Raises:
-        RunError: the run is of another learner, of other data or rewards, has another number of
-            members than there are worlds, or is not finished.
+        RunError: the run is of another learner, expectile or discount, of other data or rewards,
+            has another number of members than there are worlds, or is not finished.
     """
     with RunDirectory.open(path) as run:
         config = run.read_config()
@@ -159,13 +162,27 @@ def read_values(path: Path, dataset: Dataset, logged: Logged, count: int) -> Val
                 f"the values in {path} were learned from {what}. Name a run of this data, or a new "
                 "folder for one"
             )
+        count = wanted.population
+        for name in "expectile", "discount":
+            learned, asked = getattr(config.learner, name), getattr(wanted.learner, name)
+            if learned != asked:
+                raise RunError(
+                    f"the values in {path} were learned with {name} {learned}, and {asked} is "
+                    "asked for. Ask for theirs, or name a new folder for others"
+                )
         if config.population != count:
             raise RunError(
                 f"{path} holds the values of {config.population} seed(s), and the model has "
                 f"{count} world(s). Train them with population={count}, or name a new folder"
             )
         last = checkpoint.last_checkpoint(run)
-        if last is None or run.read_status().state not in DONE:
+        found = run.read_status().state if last is not None else None
+        if found == "stopped_by_guard":
+            raise RunError(
+                f"a guard stopped the training of the values in {path}: they would judge badly. "
+                "Name a new folder for others"
+            )
+        if last is None or found != "finished":
             raise RunError(
                 f"the values in {path} are not learned to the end; go on with `worldrl resume "
                 f"{path}`"

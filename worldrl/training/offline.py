@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import torch
 
 from worldrl.config.judging import JudgeSettings
-from worldrl.config.schema import DatasetSettings, FinetuneConfig, TerminationSettings, TrainConfig
+from worldrl.config.schema import (
+    DatasetSettings,
+    FinetuneConfig,
+    PretrainConfig,
+    TerminationSettings,
+    TrainConfig,
+)
 from worldrl.data.dataset import load
 from worldrl.errors import RunError
 from worldrl.training.judge import Judge, make_judge, read_values, values_config
@@ -19,6 +25,7 @@ from worldrl.training.loop import StoppedEarly
 from worldrl.training.pretrain import given_world
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run import fit_values
+from worldrl.training.run_directory import RunDirectory
 
 
 class Bench(NamedTuple):
@@ -30,20 +37,46 @@ class Bench(NamedTuple):
 
 
 def worlds_of(run: Path, config: TrainConfig | FinetuneConfig) -> Path:
-    """The run whose worlds a policy learned in: the one it was given, or its own.
+    """The run whose worlds are at hand: the one that was given, or the run itself.
 
     Raises:
-        RunError: it learned without a model.
+        RunError: there is none.
     """
-    given = config.model.source if isinstance(config, TrainConfig) else None
-    if given is not None and Path(given).is_dir():
-        return Path(given)
-    if (run / "model" / "model.json").exists():
-        return run
-    raise RunError(
-        f"{run} learned without a world model, and policies are judged in one. Name a run that "
-        "holds a model of this data: --model RUN"
-    )
+    found = _worlds(run, config)
+    if found is None:
+        raise RunError(
+            f"{run} learned without a world model, and policies are judged in one. Name a run that "
+            "holds a model of this data: --model RUN"
+        )
+    return found
+
+
+def learned_in(worlds: Path, run: Path, config: TrainConfig | FinetuneConfig) -> bool:
+    """Did a run's policies learn in these worlds, themselves or before they were fine-tuned?"""
+    if isinstance(config, TrainConfig):
+        found = _worlds(run, config) if config.uses_model else None
+        return found is not None and found.resolve() == worlds.resolve()
+    origin = _origin(config)
+    return origin is not None and learned_in(worlds, *origin)
+
+
+def _worlds(run: Path, config: TrainConfig | FinetuneConfig) -> Path | None:
+    if isinstance(config, TrainConfig):
+        given = config.model.source
+        if given is not None and Path(given).is_dir():
+            return Path(given)
+        return run if (run / "model" / "model.json").exists() else None
+    origin = _origin(config)
+    return None if origin is None else _worlds(*origin)
+
+
+def _origin(config: FinetuneConfig) -> tuple[Path, TrainConfig | FinetuneConfig] | None:
+    """The run whose weights a fine-tuned one took over, where it still is."""
+    if config.weights != "run" or config.run is None or not Path(config.run).is_dir():
+        return None
+    directory = RunDirectory.open(config.run)
+    settings = directory.read_config()
+    return None if isinstance(settings, PretrainConfig) else (directory.path, settings)
 
 
 def termination_of(config: TrainConfig | FinetuneConfig) -> TerminationSettings:
@@ -72,14 +105,14 @@ def judge_of_runs(
     model = given_world(worlds, rows, data.metadata, termination_of(like))
     seeds: list[int] = model.facts["seeds"]
     wanted = values_config(
-        settings, dataset, seeds, like.model_copy(update={"device": device.type})
+        settings, dataset, seeds, like.model_copy(update={"device": str(device)})
     )
     place = Path(settings.values) if settings.values else worlds / f"values-{_digest(wanted, data)}"
     try:
         fit_values(place, wanted, quiet)
     except StoppedEarly:
         raise RunError(f"stopped; the values in {place} are learned on when asked again") from None
-    judge = make_judge(model, read_values(place, data, rows, len(seeds)), settings, rows)
+    judge = make_judge(model, read_values(place, data, rows, wanted), settings, rows)
     protocol = {
         "model": str(worlds),
         "seeds": seeds,

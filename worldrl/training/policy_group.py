@@ -36,8 +36,8 @@ Update = Callable[..., None]
 
 NOTHING_IMAGINED = (
     "no imagined transition was kept: every prediction was not finite, or every rollout was "
-    "dropped at its first step; set model.normalize_targets=true or train the model longer, or "
-    "loosen imagination.stop or lower imagination.filter.limit"
+    "dropped at its first step; of a learned model set model.normalize_targets=true or train it "
+    "longer; loosen imagination.stop or lower imagination.filter.limit where one is set"
 )
 
 

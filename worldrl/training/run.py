@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
-from worldrl.errors import ModelError, RunError, WorldRLError
-from worldrl.evaluation.returns import Env
-from worldrl.imagination.experience import check_buffers
+from worldrl.config.schema import Config, FinetuneConfig, TrainConfig
+from worldrl.errors import RunError, WorldRLError
 from worldrl.training import checkpoint
-from worldrl.training.acceptance import Gate
-from worldrl.training.anchors import anchors_of
 from worldrl.training.environment import settings_restored
 from worldrl.training.execution import Execution
-from worldrl.training.finetune import check_finetuning, finetune
-from worldrl.training.judge import load_judge, make_judge, read_values, save_judge, values_config
 from worldrl.training.loop import Session, StoppedEarly
 from worldrl.training.metrics import MetricsWriter, truncate_after
-from worldrl.training.pretrain import given_world, world_of
-from worldrl.training.run_directory import DONE, RunDirectory, RunState, Status
-from worldrl.training.sampling import row_sampler
+from worldrl.training.plan import plan_of
+from worldrl.training.run_directory import DONE, RunDirectory, Status
 from worldrl.training.signals import StopRequests
-from worldrl.training.simulated import simulated_world
 from worldrl.training.systems import Systems
-from worldrl.training.train import LearningStage, Scorer, train_policy
-from worldrl.training.world_model import WorldModel, load_world
 
 
 @dataclass(frozen=True)
@@ -110,18 +99,7 @@ def _execute(
 ) -> RunResult:
     """Every stage that is not done yet; what can be refused without work is refused first."""
     execution = Execution(run, config, saved)
-    scorer, simulated = _scorer(execution, systems), None
-    if isinstance(config, TrainConfig):
-        if config.imagination.kind == "simulator":
-            assert systems is not None
-            simulated = simulated_world(execution, systems.simulator)
-        check_buffers(config.imagination, config.population, execution.logged.rows)
-        row_sampler(config.sampling, execution.logged)
-    environment = None
-    if isinstance(config, FinetuneConfig):
-        check_finetuning(config, execution)
-        assert systems is not None
-        environment = systems.environments(config, execution.dataset.metadata.env_id)
+    plan = plan_of(execution, systems, fit_values)
     execution.launch()
     nothing: dict[str, Any] = {"stage": "pretrain", "step": -1, "seconds": 0.0}
     before = nothing if saved is None else saved.plain
@@ -133,7 +111,12 @@ def _execute(
             run, config, metrics, stop, quiet, {}, float(before["seconds"]), time.monotonic()
         )
         try:
-            return _stages(execution, scorer, environment, simulated)
+            found = plan()
+            seconds = execution.session.seconds
+            run.write_status(
+                Status(found.state, found.stage, found.step, found.total, seconds, found.metrics)
+            )
+            return RunResult(run.path, found.step, seconds, found.metrics, found.state, 0)
         except WorldRLError:
             if run.status_file.exists():
                 run.write_status(replace(run.read_status(), state="failed"))
@@ -148,64 +131,6 @@ def _execute(
                 "interrupted",
                 early.exit_code,
             )
-
-
-def _stages(
-    execution: Execution,
-    scorer: Scorer | None,
-    environment: Callable[[], Env] | None,
-    simulated: WorldModel | None,
-) -> RunResult:
-    config = execution.config
-    stage: LearningStage
-    if isinstance(config, PretrainConfig):
-        facts = world_of(execution).facts
-        return _finish(execution, "pretrain", facts["steps"], facts["metrics"])
-    if isinstance(config, FinetuneConfig):
-        assert environment is not None
-        stage, metrics = finetune(execution, environment, scorer)
-    else:
-        model = world_of(execution) if config.uses_model else simulated
-        anchors = None if model is None else anchors_of(execution, model)
-        stage, metrics = train_policy(execution, model, scorer, anchors, _gate(execution))
-    stopped = all(trip is not None for trip in stage.trips)
-    state: RunState = "stopped_by_guard" if stopped else "finished"
-    return _finish(execution, stage.name, stage.step, metrics, state, stage.total)
-
-
-def _gate(execution: Execution) -> Gate | None:
-    """The judge of the run's policies, made once and kept with the run."""
-    config, run = execution.config, execution.run
-    assert isinstance(config, TrainConfig)
-    settings = config.acceptance
-    if settings.kind == "none":
-        return None
-    folder = run.path / "judge"
-    if not folder.exists():
-        if config.model.source is None:
-            model = load_world(run.model, execution.device)
-        else:
-            source, metadata = Path(config.model.source), execution.dataset.metadata
-            model = given_world(source, execution.logged, metadata, config.termination)
-        seeds: list[int] = model.facts["seeds"]
-        if len(seeds) < 2 or model.facts.get("shared_model", False):
-            raise ModelError(
-                f"{config.model.source} holds one world, and acceptance.kind={settings.kind} "
-                "needs several: that they differ tells how sure a gain is. Train them with "
-                "`worldrl pretrain ensemble population=3`, or set acceptance=none"
-            )
-        place = Path(settings.values) if settings.values else run.path / "values"
-        wanted = values_config(settings, config.dataset, seeds, config)
-        try:
-            fit_values(place, wanted, execution.session.quiet)
-        except StoppedEarly:
-            seconds = execution.session.seconds
-            run.write_status(Status("interrupted", "train", 0, config.num_updates, seconds))
-            raise
-        values = read_values(place, execution.dataset, execution.logged, len(seeds))
-        save_judge(folder, model, values)
-    judge = make_judge(*load_judge(folder, execution.device), settings, execution.logged)
-    return Gate(judge, settings.every)
 
 
 def fit_values(path: Path, config: TrainConfig, quiet: bool = False) -> None:
@@ -231,27 +156,6 @@ def fit_values(path: Path, config: TrainConfig, quiet: bool = False) -> None:
         result = start(config, path, quiet)
     if result.exit_code:
         raise StoppedEarly(result.exit_code)
-
-
-def _scorer(execution: Execution, systems: Systems | None) -> Scorer | None:
-    """Asked for before anything is trained: an environment may turn out to be missing."""
-    config = execution.config
-    if isinstance(config, PretrainConfig) or not config.eval_every or systems is None:
-        return None
-    return systems.scorer(config, execution.dataset.metadata.env_id)
-
-
-def _finish(
-    execution: Execution,
-    stage: str,
-    steps: int,
-    metrics: dict[str, Any],
-    state: RunState = "finished",
-    total: int | None = None,
-) -> RunResult:
-    run, seconds = execution.run, execution.session.seconds
-    run.write_status(Status(state, stage, steps, total or steps, seconds, metrics))
-    return RunResult(run.path, steps, seconds, metrics, state, 0)
 
 
 def _with_whole_paths(config: Config) -> Config:

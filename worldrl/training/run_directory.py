@@ -186,6 +186,16 @@ class RunDirectory:
         """The dynamics reward of that world, where a filter asked for one; the same two files."""
         return self.path / "reward"
 
+    @property
+    def encoder(self) -> Path:
+        """What a learner's encoder asks beside the world."""
+        return self.path / "encoder"
+
+    @property
+    def judge(self) -> Path:
+        """The worlds and critics that judge the run's policies, where acceptance asks."""
+        return self.path / "judge"
+
     def read_config(self) -> Config:
         """The settings of the run.
 

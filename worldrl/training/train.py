@@ -155,11 +155,11 @@ def trained(
 def _say_what_was_accepted(execution: Execution, stage: PolicyStage) -> None:
     standings = [standing for group in stage.groups for standing in group.standings]
     for seed, standing in zip(execution.seeds, standings, strict=True):
-        if standing.times == 0:
+        if standing.times == 0 and standing.last is not None:
             print(
                 f"worldrl: warning: no policy of seed {seed} was accepted, and its result is the "
-                "untrained one: all went where the world model is unsure. Lower "
-                "acceptance.horizon, or set acceptance=none",
+                "untrained one: all went where the world model is unsure, or where it is not "
+                "finite. Lower acceptance.horizon, or set acceptance=none",
                 file=sys.stderr,
             )
 
@@ -216,9 +216,24 @@ def evaluation(
             execution.device,
         )
         stopped = [trip is not None for trip in stage.trips]
+        gated = isinstance(execution.config, TrainConfig) and (
+            execution.config.acceptance.kind != "none"
+        )
+        steps = [
+            good if gated or trip is not None else step
+            for good, trip in zip(stage.good_steps, stage.trips, strict=True)
+        ]
         if stage.name == "finetune":
             record = {**record, "online": True, "environment_steps": step}
-        line = finite({"stage": stage.name, "step": step, **record, "stopped_by_guard": stopped})
+        line = finite(
+            {
+                "stage": stage.name,
+                "step": step,
+                **record,
+                "steps": steps,
+                "stopped_by_guard": stopped,
+            }
+        )
         with writing(execution.run.eval_file), open(execution.run.eval_file, "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         return {"return": record["return_mean"]}

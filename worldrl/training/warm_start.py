@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worldrl.config.schema import TrainConfig
 from worldrl.errors import RunError
 from worldrl.random import generator
 from worldrl.training import checkpoint
@@ -38,7 +39,10 @@ def trained_state(run: str, dataset_sha256: str) -> dict[str, Tensor]:
             f"{run} learned from other data (sha256 {known[:12]}..., not {dataset_sha256[:12]}...)."
             " Give its own as dataset=..., or set weights=fresh to start afresh on this one."
         )
-    prefix = "learner/"
+    config = directory.read_config()
+    judged = isinstance(config, TrainConfig) and config.acceptance.kind != "none"
+    # What passed the gate is what the run's result is; training went on from what did not.
+    prefix = "good/" if judged else "learner/"
     found = saved.state.items()
     return {name.removeprefix(prefix): one for name, one in found if name.startswith(prefix)}
 
