@@ -56,6 +56,7 @@ from worldrl.training.logged import Logged
 from worldrl.training.loop import Session, run_stage
 from worldrl.training.metrics import MetricsWriter
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.signals import StopRequests
 from worldrl.training.stages import group_seeds
@@ -393,7 +394,8 @@ class Bench:
         )
         imaginations = branched_rollouts(settings, setup)
         experiences = imagined_experience(settings, imaginations, self.groups, self.logged.rows)
-        return PolicyStage(config, learner, self.groups, self.logged, experiences, True, ensembles)
+        members = members_of(self.groups, self.logged.log, experiences, ensembles)
+        return PolicyStage(config, learner, members, self.logged, True)
 
     def prepared(self, step: Step, calls: int) -> Step:
         """Compiled, as a long run has it."""

@@ -36,6 +36,7 @@ from worldrl.training import guards
 from worldrl.training.compilation import compiler_available
 from worldrl.training.logged import Logged
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.stages import Snapshot, flat
 from worldrl.types import (
     Batch,
@@ -190,7 +191,7 @@ def imagining(
 ) -> PolicyStage:
     rows = rows or logged_rows()
     experiences = found and imagined_experience(settings.imagination, found, groups, rows.rows)
-    return PolicyStage(settings, learner, groups, rows, experiences, fast)
+    return PolicyStage(settings, learner, members_of(groups, rows.log, experiences), rows, fast)
 
 
 def imaginations(

@@ -12,6 +12,7 @@ from worldrl.imagination.experience import check_buffers, imagined_experience
 from worldrl.training.compilation import should_compile
 from worldrl.training.logged import Logged
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.types import Imagination, Learner
 
 #: Updates, of all groups, from which compiling repays: networks here are small, so that an update
@@ -52,7 +53,8 @@ def train_arm(
     device = logged.rows.device
     compile_update = should_compile(config.compile, calls, UPDATES_WORTH_COMPILING, device)
     experiences = imagined_experience(config.imagination, imaginations, groups, logged.rows)
-    stage = PolicyStage(config, learner, groups, logged, experiences, compile_update)
+    members = members_of(groups, logged.log, experiences)
+    stage = PolicyStage(config, learner, members, logged, compile_update)
     curve = Curve([], {}, 0.0)
 
     def look() -> None:

@@ -19,6 +19,7 @@ from worldrl.training.execution import Execution
 from worldrl.training.finetune_stage import FinetuneStage
 from worldrl.training.online import OnlineExperience
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.stages import copy_into, flat
 from worldrl.training.train import (
     UPDATES_WORTH_COMPILING,
@@ -50,14 +51,13 @@ def finetune(
         for seeds in execution.groups:
             environments = [environment() for _ in seeds]
             online.append(OnlineExperience(config, learner, seeds, environments, logged))
+        anchors = known_anchors(execution, config)
         policies = PolicyStage(
             config,
             learner,
-            execution.groups,
+            members_of(execution.groups, logged.log, online, anchors=anchors),
             logged,
-            online,
             execution.compiles("finetune", config.num_updates, UPDATES_WORTH_COMPILING),
-            anchors=known_anchors(execution, config),
         )
         if config.weights == "run" and execution.saved is None:
             take_over(config, policies, execution.groups, execution.dataset.metadata.sha256)

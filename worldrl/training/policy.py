@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,14 +13,12 @@ from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled
 from worldrl.training.guards import Trip
 from worldrl.training.logged import Logged
-from worldrl.training.policy_group import PolicyGroup, Update
+from worldrl.training.policy_group import Members, PolicyGroup, Update
 from worldrl.training.sampling import row_sampler
 from worldrl.training.stages import Snapshot, common_step, join, split
 from worldrl.types import (
     Batch,
     Context,
-    DynamicsModel,
-    Experience,
     Learner,
     LearnerState,
     Noise,
@@ -38,19 +35,11 @@ class PolicyStage:
         self,
         config: TrainConfig | FinetuneConfig,
         learner: Learner,
-        groups: Sequence[Sequence[int]],
+        groups: Sequence[Members],
         logged: Logged,
-        experiences: Sequence[Experience] | None,
         compile_update: bool,
-        models: Sequence[DynamicsModel] | None = None,
         gate: Gate | None = None,
-        anchors: Parameters | None = None,
     ) -> None:
-        """
-        Args:
-            experiences, models: one a group, where there are any.
-            anchors: the networks that the learner's encoder asks, if it has one, ``(P, ...)``.
-        """
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
@@ -63,27 +52,10 @@ class PolicyStage:
             for phase in {0, last}
         }
         updates = [kinds[0]] * last + [kinds[last]]
-        firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
-        nothing, log = [None] * len(groups), logged.log
         sampler = row_sampler(config.sampling, logged)
-        own_anchors = split(anchors or {}, [len(seeds) for seeds in groups])
         self.groups = [
-            PolicyGroup(
-                config,
-                learner,
-                seeds,
-                first,
-                logged,
-                sampler,
-                experience,
-                Context(log, model),
-                updates,
-                gate,
-                own,
-            )
-            for seeds, first, experience, model, own in zip(
-                groups, firsts, experiences or nothing, models or nothing, own_anchors, strict=True
-            )
+            PolicyGroup(config, learner, members, logged, sampler, updates, gate)
+            for members in groups
         ]
 
     @property

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +18,15 @@ from worldrl.training.acceptance import Gate, Standing
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
 from worldrl.training.sampling import RowSampler
-from worldrl.training.stages import copy_into, flat
+from worldrl.training.stages import copy_into, flat, split
 from worldrl.types import (
     Context,
     DelayedTargets,
+    DynamicsModel,
     Experience,
     Learner,
     LearnerState,
+    Log,
     Noise,
     Parameters,
 )
@@ -41,6 +44,40 @@ NOTHING_IMAGINED = (
 )
 
 
+class Members(NamedTuple):
+    """Who is in a group, and what they have for themselves."""
+
+    seeds: list[int]
+    first: int  # number of the first seed's member in the run's population
+    experience: Experience | None  # None: all rows of batches are logged
+    context: Context
+    anchors: Parameters  # the networks that an encoder asks; empty without one
+
+
+def members_of(
+    groups: Sequence[Sequence[int]],
+    log: Log,
+    experiences: Sequence[Experience] | None = None,
+    models: Sequence[DynamicsModel] | None = None,
+    anchors: Parameters | None = None,
+) -> list[Members]:
+    """Of every group.
+
+    Args:
+        groups: seeds.
+        experiences, models: one a group, where there are any.
+        anchors: the networks that the learner's encoder asks, if it has one, ``(P, ...)``.
+    """
+    sizes, nothing = [len(seeds) for seeds in groups], [None] * len(groups)
+    own = experiences or nothing, models or nothing, split(anchors or {}, sizes)
+    return [
+        Members(list(seeds), first, experience, Context(log, model), networks)
+        for seeds, first, experience, model, networks in zip(
+            groups, accumulate(sizes[:-1], initial=0), *own, strict=True
+        )
+    ]
+
+
 class PolicyGroup:
     """The learners of a few seeds, batched along P, with their synthetic experience."""
 
@@ -48,37 +85,32 @@ class PolicyGroup:
         self,
         config: TrainConfig | FinetuneConfig,
         learner: Learner,
-        seeds: Sequence[int],
-        first: int,  # number of the first seed's member in the run's population
+        members: Members,
         logged: Logged,
         sampler: RowSampler,  # of the logged rows of batches
-        experience: Experience | None,  # None: all rows are logged
-        context: Context,
         updates: Sequence[Update],  # one a phase of the learner
         gate: Gate | None,
-        anchors: Parameters,  # the networks that an encoder asks; empty without one
     ) -> None:
-        self.learner, self.seeds, self.logged = learner, list(seeds), logged
-        self._updates, self._context, self._sampler = updates, context, sampler
-        device, members = logged.rows.device, len(self.seeds)
+        self.learner, self.logged, self._sampler, self._updates = learner, logged, sampler, updates
+        self.seeds, first, self.experience, self._context, anchors = members
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
-        self.state: LearnerState = learner.initialise(self.seeds, context.log, first)
+        self.state: LearnerState = learner.initialise(self.seeds, self._context.log, first)
         # They are frozen, and part of every policy: see worldrl.learners.inputs.
         self.state["inputs"] = self.state.get("inputs", {}) | anchors
         self.kept: LearnerState = copy.deepcopy(self.state)  # of the last good update
         self.good = flat(self.kept)
-        self.gate, self.standings = gate, [Standing()] * members
-        self.trips: list[Trip | None] = [None] * members
+        self.gate, self.standings = gate, [Standing()] * len(self.seeds)
+        self.trips: list[Trip | None] = [None] * len(self.seeds)
         self.step = 0
-        self.sums = torch.zeros(2, len(learner.metric_names), members, device=device)
-        self.memories = [Memory()] * members
+        size = 2, len(learner.metric_names), len(self.seeds)
+        self.sums = torch.zeros(size, device=logged.rows.device)
+        self.memories = [Memory()] * len(self.seeds)
         self._block = block_length(learner, self.batch_size)
         self._noise: tuple[int, Noise, Tensor, Tensor] | None = None
         turn = learner.target_every if isinstance(learner, DelayedTargets) else 1
         self.scales = value_scales(logged, self.state["settings"], sampler, turn)
         self._remedy = remedy(config)
-        self.experience = experience
         # 0.29 * 100 is 28.999...: still 29 rows.
         self.real = int(config.logged_share * self.batch_size + 1e-9)
 

@@ -24,6 +24,7 @@ from worldrl.training.files import writing
 from worldrl.training.guards import Trip
 from worldrl.training.loop import run_stage
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.stages import Stage
 from worldrl.training.world_model import WorldModel, ends_function, members
 from worldrl.types import Learner, Parameters, Policy
@@ -95,18 +96,17 @@ def train_policy(
             f"the world model {config.model.source} has one elite, and learner.kind is mobile, "
             "which needs elites that can disagree. Use a model with more, or learner.kind=sac"
         )
+    experiences = _experiences(execution, learner, model, worlds)
+    # A simulator is for imagination alone: no learner looks into it.
+    models = [] if config.imagination.kind == "simulator" else [w.ensemble for w in worlds]
     stage = PolicyStage(
         config,
         learner,
-        execution.groups,
+        members_of(execution.groups, logged.log, experiences, models, anchors),
         logged,
-        _experiences(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
-        # A simulator is for imagination alone: no learner looks into it.
-        None if config.imagination.kind == "simulator" else [w.ensemble for w in worlds] or None,
         gate,
-        anchors,
     )
     metrics = trained(execution, stage, evaluation(execution, stage, learner, scorer))
     if gate is not None:
