@@ -132,7 +132,7 @@ class Imagination(Protocol):
 
         Args:
             number: of the refresh; another number draws other noise.
-            sources: copies of what :meth:`sources` named.
+            sources: what :meth:`sources` named, as it was then.
 
         Returns:
             Rows written ``(P,)`` int64, and health metrics.

@@ -16,6 +16,7 @@ from torch import Tensor
 from worldrl.config.schema import ImaginationSettings
 from worldrl.errors import RunError
 from worldrl.imagination.buffer import SyntheticBuffer, bytes_needed, check_memory
+from worldrl.models.anchors import is_anchor_network
 from worldrl.types import Imagination, LearnerState, Metrics, Parameters
 
 
@@ -57,9 +58,8 @@ class ImaginedExperience:
         number = step // self.every
         if not self._live or self._live[-1].number < number:
             self._imagination.prepare(number, learner)
-            sources = self._imagination.sources(learner)
-            copy = {name: value.clone() for name, value in sources.items()}
-            self._live = [*self._live, Refresh(number, copy, [])][-self.retain :]
+            sources = copied(self._imagination.sources(learner))
+            self._live = [*self._live, Refresh(number, sources, [])][-self.retain :]
             self._make(self._live[-1])
         return (number + 1) * self.every
 
@@ -84,7 +84,7 @@ class ImaginedExperience:
 
     def tensors(self, learner: LearnerState) -> dict[str, Tensor]:
         """References to what must be saved, each ``(P, ...)``: what the live refreshes were made
-        from, and the state of the imagination.
+        from but for frozen networks, and the state of the imagination.
 
         Names are the same before every slot is filled: groups are saved together.
         """
@@ -96,6 +96,7 @@ class ImaginedExperience:
             f"{slot}/{name}": value
             for slot, sources in enumerate(slots)
             for name, value in sources.items()
+            if not is_anchor_network(name)
         }
         return found | {
             f"imagination/{name}": value for name, value in self._imagination.state.items()
@@ -120,10 +121,7 @@ class ImaginedExperience:
     def expect(self, ledger: list[tuple[int, list[str]]], learner: LearnerState) -> None:
         """Make room in :meth:`tensors` for those of a ledger, before they are restored."""
         like = self._imagination.sources(learner)
-        self._live = [
-            Refresh(number, {name: torch.empty_like(value) for name, value in like.items()}, digest)
-            for number, digest in ledger
-        ]
+        self._live = [Refresh(number, copied(like), digest) for number, digest in ledger]
 
     def remake(self) -> None:
         """Make all live refreshes again.
@@ -140,6 +138,13 @@ class ImaginedExperience:
                     "or the versions of torch differ from those in environment.json. Resume "
                     "where the run was started, or start a new run."
                 )
+
+
+def copied(sources: Parameters) -> Parameters:
+    """Copies, but for frozen networks."""
+    return {
+        name: value if is_anchor_network(name) else value.clone() for name, value in sources.items()
+    }
 
 
 def imagined_experience(

@@ -96,10 +96,12 @@ class PolicyGroup:
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
         self.state: LearnerState = learner.initialise(self.seeds, self._context.log, first)
-        # They are frozen, and part of every policy: see worldrl.learners.inputs.
-        self.state["inputs"] = self.state.get("inputs", {}) | anchors
         self.kept: LearnerState = copy.deepcopy(self.state)  # of the last good update
-        self.good = flat(self.kept)
+        self.learned, self.good = flat(self.state), flat(self.kept)
+        # What is frozen is part of every policy (see worldrl.learners.inputs), and held once.
+        frozen = {name: value.clone() for name, value in anchors.items()}
+        for state in self.state, self.kept:
+            state["inputs"] = state.get("inputs", {}) | frozen
         self.gate, self.standings = gate, [Standing()] * len(self.seeds)
         self.trips: list[Trip | None] = [None] * len(self.seeds)
         self.step = 0
@@ -163,7 +165,7 @@ class PolicyGroup:
     def _keep(self, member: int) -> None:
         """What a member goes back to, should it be stopped."""
         self.memories[member] = self.memories[member]._replace(good_step=self.step)
-        for name, value in flat(self.state).items():
+        for name, value in self.learned.items():
             self.good[name][member] = value[member]
 
     def _stop_without_rows(self, experience: Experience) -> None:
@@ -243,11 +245,10 @@ class PolicyGroup:
         if self.experience is not None:
             health = self.experience.metrics
             metrics |= {f"imagined_{name}": value.tolist() for name, value in health.items()}
-        tensors = flat(self.state)
         finite = torch.stack(
             [
                 value.reshape(len(value), -1).isfinite().all(1)
-                for name, value in tensors.items()
+                for name, value in self.learned.items()
                 if not name.startswith("settings/")  # what is not capped has an infinite cap
             ]
         ).all(0)
@@ -280,12 +281,12 @@ class PolicyGroup:
         """Put stopped members back to their last good state: their group may go on."""
         stopped = [member for member, trip in enumerate(self.trips) if trip is not None]
         if stopped:
-            for name, value in flat(self.state).items():
+            for name, value in self.learned.items():
                 value[stopped] = self.good[name][stopped]
 
     def tensors(self) -> dict[str, Tensor]:
         """References to everything that must be saved, each ``(P, ...)``."""
-        found = {f"learner/{name}": value for name, value in flat(self.state).items()}
+        found = {f"learner/{name}": value for name, value in self.learned.items()}
         found |= {f"good/{name}": value for name, value in self.good.items()}
         found["sums"] = self.sums.permute(2, 0, 1)
         if self.experience is not None:
