@@ -54,6 +54,11 @@ def anchor_networks(seeker: Parameters, world: Ensemble) -> Parameters:
     return named | {f"{ELITES}{name}": value for name, value in whole.items()}
 
 
+def is_anchor_network(name: str) -> bool:
+    """Is it a tensor of :func:`anchor_networks`, wherever that stands?"""
+    return name.rpartition("/")[2].startswith((SEEKER, ELITES))
+
+
 def anchors(networks: Parameters, observation: Tensor, horizon: int) -> Tensor:
     """``(P, B, S) -> (P, B, S)``: after ``horizon`` steps of the seeker, each the mean of what the
     elites expect."""

@@ -37,6 +37,7 @@ from worldrl.config.schema import (
     TrainConfig,
 )
 from worldrl.imagination.branched import branched_rollouts
+from worldrl.imagination.experience import imagined_experience
 from worldrl.imagination.rollout import chunk_rows, grouped_rows
 from worldrl.imagination.setup import Setup
 from worldrl.imagination.step import Step
@@ -55,6 +56,7 @@ from worldrl.training.logged import Logged
 from worldrl.training.loop import Session, run_stage
 from worldrl.training.metrics import MetricsWriter
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.signals import StopRequests
 from worldrl.training.stages import group_seeds
@@ -391,7 +393,9 @@ class Bench:
             self.prepared,
         )
         imaginations = branched_rollouts(settings, setup)
-        return PolicyStage(config, learner, self.groups, self.logged, imaginations, True, ensembles)
+        experiences = imagined_experience(settings, imaginations, self.groups, self.logged.rows)
+        members = members_of(self.groups, self.logged.log, experiences, ensembles)
+        return PolicyStage(config, learner, members, self.logged, True)
 
     def prepared(self, step: Step, calls: int) -> Step:
         """Compiled, as a long run has it."""

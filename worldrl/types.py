@@ -138,10 +138,56 @@ class Imagination(Protocol):
 
         Args:
             number: of the refresh; another number draws other noise.
-            sources: copies of what :meth:`sources` named.
+            sources: what :meth:`sources` named, as it was then.
 
         Returns:
             Rows written ``(P,)`` int64, and health metrics.
+        """
+        ...
+
+
+class Experience(Protocol):
+    """What a group of members learns from beside its log, renewed as they learn."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Its health, each ``(P,)``."""
+        ...
+
+    @property
+    def rows(self) -> Tensor:
+        """``(m, W)``, all members' rows, packed as worldrl.rows says."""
+        ...
+
+    def renew(self, step: int, learner: LearnerState) -> int:
+        """Renew the rows where update ``step`` asks for it; the update that asks for more."""
+        ...
+
+    def indices(self, uniform: Tensor) -> Tensor:
+        """``(P, ...)`` float64 in [0, 1) to rows of the member's own, uniformly."""
+        ...
+
+    def rows_held(self) -> list[int]:
+        """Rows of every member."""
+        ...
+
+    def tensors(self, learner: LearnerState) -> dict[str, Tensor]:
+        """References to what must be saved, each ``(P, ...)``."""
+        ...
+
+    def ledger(self) -> Any:
+        """The rest of what must be saved; JSON-able."""
+        ...
+
+    def expect(self, ledger: Any, learner: LearnerState) -> None:
+        """Take over a ledger; :meth:`tensors` then has the place of what is restored next."""
+        ...
+
+    def remake(self) -> None:
+        """Come, after that, to where it was.
+
+        Raises:
+            RunError: it cannot.
         """
         ...
 

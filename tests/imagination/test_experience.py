@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldrl.errors import RunError
-from worldrl.imagination.experience import Experience
+from worldrl.imagination.experience import ImaginedExperience
 from worldrl.types import LearnerState, Metrics, Parameters
 
 EVERY, RETAIN, WIDTH = 10, 3, 4
@@ -37,15 +37,15 @@ class Printer:
         return counts, {"rows": counts.float()}
 
 
-def experience_of(printer: Printer) -> Experience:
-    return Experience(printer, 2, EVERY, RETAIN, WIDTH, CPU)
+def experience_of(printer: Printer) -> ImaginedExperience:
+    return ImaginedExperience(printer, 2, EVERY, RETAIN, WIDTH, CPU)
 
 
 def policy_of(value: float) -> Parameters:
     return {"weight": torch.tensor([[value], [value + 1]])}
 
 
-def held(experience: Experience) -> list[list[float]]:
+def held(experience: ImaginedExperience) -> list[list[float]]:
     """What each member may be given, by rank among its rows."""
     counts = experience.rows_held()
     found = []

@@ -27,6 +27,7 @@ from worldrl.training.judge import Judge
 from worldrl.training.logged import Logged
 from worldrl.training.metrics import read_metrics
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.stages import Snapshot
 from worldrl.types import (
@@ -134,7 +135,8 @@ def stage_of(
 ) -> PolicyStage:
     gate = Gate(cast(Judge, table), every)
     learner = learner or Counter()
-    return PolicyStage(config(), learner, groups, logged_rows(), None, False, gate=gate)
+    logged = logged_rows()
+    return PolicyStage(config(), learner, members_of(groups, logged.log), logged, False, gate)
 
 
 def advance(stage: PolicyStage, until: int) -> list[dict[str, list[float]]]:

@@ -13,7 +13,7 @@ import torch
 
 from worldrl import api
 from worldrl.errors import WorldRLError
-from worldrl.models.anchors import anchors, seek
+from worldrl.models.anchors import anchors, is_anchor_network, seek
 from worldrl.training import loop
 from worldrl.training.anchors import backward
 from worldrl.training.checkpoint import last_checkpoint, load, load_model
@@ -108,6 +108,9 @@ def test_killed_in_every_stage_it_ends_as_if_it_had_not_been(
             continue
     assert {stage for stage, _ in killed} == {"pretrain", "reverse", "seeker", "train"}
     found = final(run)
+    frozen = [name for name in found if is_anchor_network(name)]
+    assert frozen
+    assert all(name.startswith("policy/") for name in frozen)  # held once
     for name, value in final(whole).items():
         assert torch.equal(found[name], value), name
     rows = [

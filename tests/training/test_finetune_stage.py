@@ -24,6 +24,7 @@ from worldrl.training.footing import advice
 from worldrl.training.logged import Logged
 from worldrl.training.online import OnlineExperience
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.rewards import RewardTransform
 from worldrl.training.stages import Snapshot, flat
 from worldrl.types import Batch, Context, LearnerState, Log, Metrics, Noise, Parameters
@@ -109,7 +110,8 @@ def stage_of(
         OnlineExperience(settings, learner, seeds, own, logged)
         for seeds, own in zip(groups, walks, strict=True)
     ]
-    policies = PolicyStage(settings, learner, groups, logged, None, False, online=online)
+    members = members_of(groups, logged.log, online)
+    policies = PolicyStage(settings, learner, members, logged, False)
     return FinetuneStage(settings, policies, online), walks
 
 

@@ -18,6 +18,11 @@ from worldrl.config.schema import RolloutSettings, TrainConfig
 from worldrl.errors import ConfigError, RunError
 from worldrl.imagination import IMAGINATIONS, buffer
 from worldrl.imagination.branched import BranchedRollouts, steps_before
+from worldrl.imagination.experience import (
+    ImaginedExperience,
+    check_buffers,
+    imagined_experience,
+)
 from worldrl.imagination.health import RolloutHealth
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import Rollouts, measured, upper_quantile
@@ -30,8 +35,8 @@ from worldrl.rows import pack
 from worldrl.training import guards
 from worldrl.training.compilation import compiler_available
 from worldrl.training.logged import Logged
-from worldrl.training.policy import PolicyStage, check_buffers
-from worldrl.training.policy_group import episode_means
+from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import episode_means, members_of
 from worldrl.training.stages import Snapshot, flat
 from worldrl.types import (
     Batch,
@@ -173,8 +178,20 @@ def stage_of(
     settings = settings or config()
     if learner is None:
         learner = LEARNERS[settings.learner.kind](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
-    found = imaginations(settings, learner, groups)
-    return PolicyStage(settings, learner, groups, logged_rows(), found, False)
+    return imagining(settings, learner, groups, imaginations(settings, learner, groups))
+
+
+def imagining(
+    settings: TrainConfig,
+    learner: Any,
+    groups: Sequence[Sequence[int]],
+    found: Sequence[Imagination] | None,
+    rows: Logged | None = None,
+    fast: bool = False,
+) -> PolicyStage:
+    rows = rows or logged_rows()
+    experiences = found and imagined_experience(settings.imagination, found, groups, rows.rows)
+    return PolicyStage(settings, learner, members_of(groups, rows.log, experiences), rows, fast)
 
 
 def imaginations(
@@ -252,7 +269,7 @@ def test_logged_rows_are_drawn_as_the_sampling_says_and_starts_are_uniform(group
     whole, sliced, starts = Scribe(), Scribe(), set()
     for scribe, steps in (whole, (200,)), (sliced, (1, 99, 100, 101, 200)):
         found = imaginations(settings, scribe, groups)
-        stage = PolicyStage(settings, scribe, groups, rows, found, False)
+        stage = imagining(settings, scribe, groups, found, rows)
         for until in steps:
             stage.advance(until, go_on)
     real = 3 if imagined else 10
@@ -321,7 +338,7 @@ class Imaginer:
 @both
 def test_imagination_is_refreshed_on_time_with_the_policy_of_that_time(groups):
     imaginers = [Imaginer(seeds) for seeds in groups]
-    stage = PolicyStage(config(), Scribe(), groups, logged_rows(), imaginers, False)
+    stage = imagining(config(), Scribe(), groups, imaginers)
     for until in (3, 7, 8, 20, 34, 60):
         stage.advance(until, go_on)
     for imaginer in imaginers:
@@ -334,7 +351,7 @@ def test_synthetic_rows_are_of_the_last_refreshes_and_of_all_of_them(groups):
     scribe = Scribe()
     settings = config({"every": 40, "real_ratio": 0.0}, num_updates=400)
     imaginers = [Imaginer(seeds) for seeds in groups]
-    run(PolicyStage(settings, scribe, groups, logged_rows(), imaginers, False), until=400)
+    run(imagining(settings, scribe, groups, imaginers), until=400)
     for seed in SEEDS:
         for refresh in range(10):
             rewards = torch.cat(
@@ -460,9 +477,9 @@ def test_memory_is_refused_for_all_members_together(monkeypatch):
     assert imagination.kind == "branched"
     monkeypatch.setattr(buffer, "available_memory", lambda device: 3 * one - 1)
     with pytest.raises(ConfigError, match="the synthetic buffer needs"):
-        check_buffers(imagination, 3, logged_rows())
+        check_buffers(imagination, 3, logged_rows().rows)
     monkeypatch.setattr(buffer, "available_memory", lambda device: 3 * one)
-    check_buffers(imagination, 3, logged_rows())
+    check_buffers(imagination, 3, logged_rows().rows)
 
 
 # -- reports and guards --------------------------------------------------------------------
@@ -476,8 +493,7 @@ def test_reports_are_means_since_the_last_report_for_every_member(groups):
     assert second["critic_loss"] == pytest.approx([seed * 15.5 for seed in SEEDS])
     assert second["value_mean"] == pytest.approx(list(SEEDS))
     health = {name: len(v) for name, v in first.items() if name.startswith("imagined_")}
-    asked = set(RolloutHealth._fields) - {"dynamics_reward_mean"}  # of a filter
-    names = {*asked, "penalty_cost"}
+    names = {*RolloutHealth._fields, "penalty_cost"} - {"dynamics_reward_mean"}
     assert health == {f"imagined_{name}": 3 for name in names}
 
 
@@ -490,7 +506,7 @@ def test_a_member_for_which_nothing_is_imagined_is_stopped_before_it_learns(grou
     assert found is not None
     world = cast(BranchedRollouts, found[-1]).rollouts.world
     world.ensemble.parameters["bias.1"][-1] = math.nan  # of seed 6
-    stage = PolicyStage(settings, scribe, groups, logged_rows(), found, False)
+    stage = imagining(settings, scribe, groups, found)
     run(stage, until=20)
     assert [trip and trip.step for trip in stage.trips] == [None, None, 0]
     assert stage.trips[2] is not None
@@ -710,7 +726,7 @@ def test_members_of_unlike_horizons_share_one_compiled_update():
     states = []
     for fast in (False, True):
         found = imaginations(settings, learner, [[4], [5]])
-        stage = PolicyStage(settings, learner, [[4], [5]], logged_rows(), found, fast)
+        stage = imagining(settings, learner, [[4], [5]], found, fast=fast)
         stage.advance(12, go_on)
         states.append(stage.snapshot().state)
     for name, value in states[0].items():
@@ -753,8 +769,8 @@ def _assert_same(found: PolicyStage, wanted: PolicyStage) -> None:
         for name, value in theirs.items():
             torch.testing.assert_close(mine[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
     for group, same in zip(found.groups, wanted.groups, strict=True):
-        assert group.experience is not None
-        assert same.experience is not None
+        assert isinstance(group.experience, ImaginedExperience)
+        assert isinstance(same.experience, ImaginedExperience)
         mine, theirs = group.experience.buffer, same.experience.buffer
         assert mine.counts.equal(theirs.counts)
         for slot in range(mine.retain):

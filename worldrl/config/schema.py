@@ -476,6 +476,11 @@ class TrainConfig(RunSettings):
     acceptance: Acceptance = NoAcceptance()
 
     @property
+    def logged_share(self) -> float:
+        """Of the rows of a batch."""
+        return 1.0 if self.imagination.kind == "none" else self.imagination.real_ratio
+
+    @property
     def uses_model(self) -> bool:
         """Does imagination or the learner ask a learned world model?"""
         imagined = self.imagination.kind not in ("none", "simulator")
@@ -677,6 +682,16 @@ class FinetuneConfig(RunSettings):
     def num_updates(self) -> int:
         """Of each member, in all."""
         return (self.num_steps - self.warmup_steps) * self.updates_per_step
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of the dataset's rows."""
+        return UniformSampling()
+
+    @property
+    def logged_share(self) -> float:
+        """Of the rows of a batch."""
+        return self.offline_ratio
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> Self:

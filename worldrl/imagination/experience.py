@@ -1,4 +1,4 @@
-"""What a group learns from beside its log: the last refreshes of an imagination.
+"""Experience that is imagined: the last refreshes of an imagination.
 
 A refresh is a function of its number, its sources (the policy, say) and the seeds, so a checkpoint
 holds the sources and a digest of the rows each made, and resuming makes the rows again.
@@ -7,13 +7,16 @@ holds the sources and a digest of the rows each made, and resuming makes the row
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from worldrl.config.schema import ImaginationSettings
 from worldrl.errors import RunError
-from worldrl.imagination.buffer import SyntheticBuffer
+from worldrl.imagination.buffer import SyntheticBuffer, bytes_needed, check_memory
+from worldrl.models.anchors import is_anchor_network
 from worldrl.types import Imagination, LearnerState, Metrics, Parameters
 
 
@@ -25,8 +28,8 @@ class Refresh(NamedTuple):
     digest: list[str]  # sha256 of each member's rows; empty until a checkpoint asks
 
 
-class Experience:
-    """The synthetic rows of a group of members, renewed as they learn.
+class ImaginedExperience:
+    """The synthetic rows of a group of members; a :class:`worldrl.types.Experience`.
 
     Args:
         every: updates between refreshes.
@@ -55,9 +58,8 @@ class Experience:
         number = step // self.every
         if not self._live or self._live[-1].number < number:
             self._imagination.prepare(number, learner)
-            sources = self._imagination.sources(learner)
-            copy = {name: value.clone() for name, value in sources.items()}
-            self._live = [*self._live, Refresh(number, copy, [])][-self.retain :]
+            sources = copied(self._imagination.sources(learner))
+            self._live = [*self._live, Refresh(number, sources, [])][-self.retain :]
             self._make(self._live[-1])
         return (number + 1) * self.every
 
@@ -82,7 +84,7 @@ class Experience:
 
     def tensors(self, learner: LearnerState) -> dict[str, Tensor]:
         """References to what must be saved, each ``(P, ...)``: what the live refreshes were made
-        from, and the state of the imagination.
+        from but for frozen networks, and the state of the imagination.
 
         Names are the same before every slot is filled: groups are saved together.
         """
@@ -94,6 +96,7 @@ class Experience:
             f"{slot}/{name}": value
             for slot, sources in enumerate(slots)
             for name, value in sources.items()
+            if not is_anchor_network(name)
         }
         return found | {
             f"imagination/{name}": value for name, value in self._imagination.state.items()
@@ -118,10 +121,7 @@ class Experience:
     def expect(self, ledger: list[tuple[int, list[str]]], learner: LearnerState) -> None:
         """Make room in :meth:`tensors` for those of a ledger, before they are restored."""
         like = self._imagination.sources(learner)
-        self._live = [
-            Refresh(number, {name: torch.empty_like(value) for name, value in like.items()}, digest)
-            for number, digest in ledger
-        ]
+        self._live = [Refresh(number, copied(like), digest) for number, digest in ledger]
 
     def remake(self) -> None:
         """Make all live refreshes again.
@@ -138,3 +138,47 @@ class Experience:
                     "or the versions of torch differ from those in environment.json. Resume "
                     "where the run was started, or start a new run."
                 )
+
+
+def copied(sources: Parameters) -> Parameters:
+    """Copies, but for frozen networks."""
+    return {
+        name: value if is_anchor_network(name) else value.clone() for name, value in sources.items()
+    }
+
+
+def imagined_experience(
+    settings: ImaginationSettings,
+    imaginations: Sequence[Imagination],
+    groups: Sequence[Sequence[int]],
+    logged: Tensor,
+) -> list[ImaginedExperience]:
+    """Of every group, kept as the settings say.
+
+    Args:
+        groups: seeds of the members of each.
+        logged: rows ``(n, W)`` like those that are imagined.
+    """
+    assert settings.kind != "none"
+    kept = settings.every, settings.retain, logged.shape[1], logged.device
+    return [
+        ImaginedExperience(imagination, len(seeds), *kept)
+        for imagination, seeds in zip(imaginations, groups, strict=True)
+    ]
+
+
+def check_buffers(settings: ImaginationSettings, members: int, logged: Tensor) -> None:
+    """Refuse the synthetic buffers of all members together where they do not fit.
+
+    Asked for together, because memory that one was given counts as free until it is written.
+
+    Args:
+        logged: rows ``(n, W)`` like those that are imagined.
+
+    Raises:
+        ConfigError: with the bytes needed and free, and the settings that shrink them.
+    """
+    if settings.kind != "none":
+        rows = settings.most_rows(members)
+        needed = bytes_needed(members, settings.retain, rows, logged.shape[1])
+        check_memory(needed, logged.device)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from worldrl.config.schema import TrainConfig
+from worldrl.imagination.experience import check_buffers, imagined_experience
 from worldrl.training.compilation import should_compile
 from worldrl.training.logged import Logged
-from worldrl.training.policy import PolicyStage, check_buffers
+from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.types import Imagination, Learner
 
 #: Updates, of all groups, from which compiling repays: networks here are small, so that an update
@@ -45,12 +47,14 @@ def train_arm(
     quiet: bool = False,
 ) -> tuple[PolicyStage, Curve]:
     """Learn to the end; measured before the first update and ``points`` times after."""
-    check_buffers(config.imagination, config.population, logged)
+    check_buffers(config.imagination, config.population, logged.rows)
     started = time.monotonic()
     calls = config.num_updates * len(groups)
     device = logged.rows.device
     compile_update = should_compile(config.compile, calls, UPDATES_WORTH_COMPILING, device)
-    stage = PolicyStage(config, learner, groups, logged, imaginations, compile_update)
+    experiences = imagined_experience(config.imagination, imaginations, groups, logged.rows)
+    members = members_of(groups, logged.log, experiences)
+    stage = PolicyStage(config, learner, members, logged, compile_update)
     curve = Curve([], {}, 0.0)
 
     def look() -> None:

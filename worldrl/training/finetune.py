@@ -19,7 +19,8 @@ from worldrl.training.execution import Execution
 from worldrl.training.finetune_stage import FinetuneStage
 from worldrl.training.online import OnlineExperience
 from worldrl.training.policy import PolicyStage
-from worldrl.training.stages import copy_into, flat
+from worldrl.training.policy_group import members_of
+from worldrl.training.stages import copy_into
 from worldrl.training.train import (
     UPDATES_WORTH_COMPILING,
     Scorer,
@@ -27,7 +28,7 @@ from worldrl.training.train import (
     policy_facts,
     trained,
 )
-from worldrl.training.warm_start import start_from, trained_state
+from worldrl.training.warm_start import learners_of, start_from, trained_state
 from worldrl.types import Parameters
 
 #: ``(config, the dataset's environment id) -> what builds one environment a call``
@@ -50,15 +51,13 @@ def finetune(
         for seeds in execution.groups:
             environments = [environment() for _ in seeds]
             online.append(OnlineExperience(config, learner, seeds, environments, logged))
+        anchors = known_anchors(execution, config)
         policies = PolicyStage(
             config,
             learner,
-            execution.groups,
+            members_of(execution.groups, logged.log, online, anchors=anchors),
             logged,
-            None,
             execution.compiles("finetune", config.num_updates, UPDATES_WORTH_COMPILING),
-            anchors=known_anchors(execution, config),
-            online=online,
         )
         if config.weights == "run" and execution.saved is None:
             take_over(config, policies, execution.groups, execution.dataset.metadata.sha256)
@@ -80,7 +79,7 @@ def known_anchors(execution: Execution, config: FinetuneConfig) -> Parameters:
         return {}
     state: Parameters = {}
     if execution.saved is not None:
-        state = part(execution.saved.state, "learner/")
+        state = learners_of(execution.saved)
     elif config.run is not None:
         state = trained_state(config.run, execution.dataset.metadata.sha256)
     found = {n: one for n, one in part(state, "inputs/").items() if n not in (MEAN, SCALE)}
@@ -106,7 +105,7 @@ def take_over(
     for group, first in zip(policies.groups, firsts, strict=True):
         members = [(first + number) % count for number in range(len(group.seeds))]
         start_from(group.state, state, members, group.seeds, config.tile_noise)
-        copy_into(group.good, flat(group.state))
+        copy_into(group.good, group.learned)
     if isinstance(config.learner, SACSettings) and not config.learner.layer_norm:
         print(
             f"worldrl: warning: the networks of {config.run} have no layer normalisation, which "

@@ -33,6 +33,7 @@ from worldrl.training.logged import Logged
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.stages import flat
+from worldrl.training.warm_start import learners_of
 from worldrl.training.world_model import WorldModel, ends_function, load_world
 from worldrl.types import Learner, LearnerState, Parameters
 
@@ -187,7 +188,7 @@ def read_values(path: Path, dataset: Dataset, logged: Logged, wanted: TrainConfi
                 f"the values in {path} are not learned to the end; go on with `worldrl resume "
                 f"{path}`"
             )
-    state = part(checkpoint.load(last, logged.rows.device).state, "learner/")
+    state = learners_of(checkpoint.load(last, logged.rows.device))
     return Values(config.learner, {name: part(state, f"{name}/") for name in ASKED})
 
 

@@ -58,10 +58,8 @@ class Life:
 
 
 class OnlineExperience:
-    """The transitions of one group's members, and their environments.
-
-    To a :class:`worldrl.training.policy_group.PolicyGroup` it is what imagined experience is: rows
-    that are renewed when an update asks for it, here by a step of every member.
+    """The transitions of one group's members, and their environments; a
+    :class:`worldrl.types.Experience` that is renewed by a step of every member.
 
     Attributes:
         steps: of every member in its environment so far.

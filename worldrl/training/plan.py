@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from worldrl.config.schema import FinetuneConfig, PretrainConfig, TrainConfig
+from worldrl.imagination.experience import check_buffers
 from worldrl.training.anchors import anchors_of
 from worldrl.training.execution import Execution
 from worldrl.training.finetune import check_finetuning, finetune
 from worldrl.training.gate import FitValues, check_judges, gate_of
-from worldrl.training.policy import check_buffers
 from worldrl.training.pretrain import world_of
 from worldrl.training.run_directory import RunState
 from worldrl.training.sampling import row_sampler
@@ -59,7 +59,7 @@ def _training(
     if config.imagination.kind == "simulator":
         assert systems is not None
         simulated = simulated_world(execution, systems.simulator)
-    check_buffers(config.imagination, config.population, execution.logged)
+    check_buffers(config.imagination, config.population, execution.logged.rows)
     row_sampler(config.sampling, execution.logged)
     check_judges(config)
 

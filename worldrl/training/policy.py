@@ -4,29 +4,22 @@ environments (see worldrl.training.finetune_stage), or from several of them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from worldrl.config.sampling import UniformSampling
-from worldrl.config.schema import FinetuneConfig, ImaginationSettings, TrainConfig
-from worldrl.imagination.buffer import bytes_needed, check_memory
-from worldrl.imagination.experience import Experience
+from worldrl.config.schema import FinetuneConfig, TrainConfig
 from worldrl.rows import unpack
 from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled
 from worldrl.training.guards import Trip
 from worldrl.training.logged import Logged
-from worldrl.training.online import OnlineExperience
-from worldrl.training.policy_group import PolicyGroup, Update
+from worldrl.training.policy_group import Members, PolicyGroup, Update
 from worldrl.training.sampling import row_sampler
 from worldrl.training.stages import Snapshot, common_step, join, split
 from worldrl.types import (
     Batch,
     Context,
-    DynamicsModel,
-    Imagination,
     Learner,
     LearnerState,
     Noise,
@@ -43,20 +36,11 @@ class PolicyStage:
         self,
         config: TrainConfig | FinetuneConfig,
         learner: Learner,
-        groups: Sequence[Sequence[int]],
+        groups: Sequence[Members],
         logged: Logged,
-        imaginations: Sequence[Imagination] | None,
         compile_update: bool,
-        models: Sequence[DynamicsModel] | None = None,
         gate: Gate | None = None,
-        anchors: Parameters | None = None,
-        online: Sequence[OnlineExperience] | None = None,
     ) -> None:
-        """
-        Args:
-            imaginations, models, online: one a group, where there are any.
-            anchors: the networks that the learner's encoder asks, if it has one, ``(P, ...)``.
-        """
         self.total = config.num_updates
         self._guard = config.guard
         autocast = config.precision == "bf16"
@@ -69,33 +53,10 @@ class PolicyStage:
             for phase in {0, last}
         }
         updates = [kinds[0]] * last + [kinds[last]]
-        firsts = accumulate((len(seeds) for seeds in groups[:-1]), initial=0)
-        nothing, log = [None] * len(groups), logged.log
-        sampling = config.sampling if isinstance(config, TrainConfig) else UniformSampling()
-        sampler = row_sampler(sampling, logged)
-        experiences: Sequence[Experience | OnlineExperience | None] = online or [
-            imagined_experience(config, imagination, len(seeds), logged) if imagination else None
-            for imagination, seeds in zip(imaginations or nothing, groups, strict=True)
-        ]
-        own_anchors = split(anchors or {}, [len(seeds) for seeds in groups])
+        sampler = row_sampler(config.sampling, logged)
         self.groups = [
-            PolicyGroup(
-                config,
-                learner,
-                seeds,
-                first,
-                logged,
-                sampler,
-                experience,
-                logged_rows(config),
-                Context(log, model),
-                updates,
-                gate,
-                own,
-            )
-            for seeds, first, experience, model, own in zip(
-                groups, firsts, experiences, models or nothing, own_anchors, strict=True
-            )
+            PolicyGroup(config, learner, members, logged, sampler, updates, gate)
+            for members in groups
         ]
 
     @property
@@ -143,41 +104,6 @@ class PolicyStage:
         parts = split(snapshot.state, [len(group.seeds) for group in self.groups])
         for group, part, plain in zip(self.groups, parts, snapshot.plain["groups"], strict=True):
             group.restore(part, plain)
-
-
-def logged_rows(config: TrainConfig | FinetuneConfig) -> int:
-    """Rows of a batch that are from the log."""
-    size = config.learner.batch_size
-    if isinstance(config, FinetuneConfig):
-        share = config.offline_ratio
-    else:
-        share = 1.0 if config.imagination.kind == "none" else config.imagination.real_ratio
-    return int(share * size + 1e-9)  # 0.29 * 100 is 28.999...: still 29 rows
-
-
-def imagined_experience(
-    config: TrainConfig | FinetuneConfig, imagination: Imagination, members: int, logged: Logged
-) -> Experience:
-    """The synthetic buffer of a group, kept as the settings say."""
-    assert isinstance(config, TrainConfig)
-    settings = config.imagination
-    assert settings.kind != "none"
-    width, device = logged.rows.shape[1], logged.rows.device
-    return Experience(imagination, members, settings.every, settings.retain, width, device)
-
-
-def check_buffers(imagination: ImaginationSettings, members: int, logged: Logged) -> None:
-    """Refuse the synthetic buffers of all members together where they do not fit.
-
-    Asked for together, because memory that one was given counts as free until it is written.
-
-    Raises:
-        ConfigError: with the bytes needed and free, and the settings that shrink them.
-    """
-    if imagination.kind != "none":
-        rows = imagination.most_rows(members)
-        needed = bytes_needed(members, imagination.retain, rows, logged.rows.shape[1])
-        check_memory(needed, logged.rows.device)
 
 
 def update_function(learner: Learner, logged: Logged, autocast: bool, phase: int = 0) -> Update:

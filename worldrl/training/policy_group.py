@@ -5,22 +5,31 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from worldrl.config.schema import FinetuneConfig, GuardSettings, TrainConfig
-from worldrl.imagination.experience import Experience
 from worldrl.models.mlp import stack
 from worldrl.random import draw, generator
 from worldrl.training.acceptance import Gate, Standing
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
 from worldrl.training.logged import Logged
-from worldrl.training.online import OnlineExperience
 from worldrl.training.sampling import RowSampler
-from worldrl.training.stages import copy_into, flat
-from worldrl.types import Context, DelayedTargets, Learner, LearnerState, Noise, Parameters
+from worldrl.training.stages import copy_into, flat, split
+from worldrl.types import (
+    Context,
+    DelayedTargets,
+    DynamicsModel,
+    Experience,
+    Learner,
+    LearnerState,
+    Log,
+    Noise,
+    Parameters,
+)
 
 #: Updates whose noise and indices are drawn at once, fewer where an update draws many numbers.
 NOISE_BLOCK = 100
@@ -35,6 +44,40 @@ NOTHING_IMAGINED = (
 )
 
 
+class Members(NamedTuple):
+    """Who is in a group, and what they have for themselves."""
+
+    seeds: list[int]
+    first: int  # number of the first seed's member in the run's population
+    experience: Experience | None  # None: all rows of batches are logged
+    context: Context
+    anchors: Parameters  # the networks that an encoder asks; empty without one
+
+
+def members_of(
+    groups: Sequence[Sequence[int]],
+    log: Log,
+    experiences: Sequence[Experience] | None = None,
+    models: Sequence[DynamicsModel] | None = None,
+    anchors: Parameters | None = None,
+) -> list[Members]:
+    """Of every group.
+
+    Args:
+        groups: seeds.
+        experiences, models: one a group, where there are any.
+        anchors: the networks that the learner's encoder asks, if it has one, ``(P, ...)``.
+    """
+    sizes, nothing = [len(seeds) for seeds in groups], [None] * len(groups)
+    own = experiences or nothing, models or nothing, split(anchors or {}, sizes)
+    return [
+        Members(list(seeds), first, experience, Context(log, model), networks)
+        for seeds, first, experience, model, networks in zip(
+            groups, accumulate(sizes[:-1], initial=0), *own, strict=True
+        )
+    ]
+
+
 class PolicyGroup:
     """The learners of a few seeds, batched along P, with their experience beside the log: imagined,
     of an environment, or none."""
@@ -43,39 +86,36 @@ class PolicyGroup:
         self,
         config: TrainConfig | FinetuneConfig,
         learner: Learner,
-        seeds: Sequence[int],
-        first: int,  # number of the first seed's member in the run's population
+        members: Members,
         logged: Logged,
         sampler: RowSampler,  # of the logged rows of batches
-        experience: Experience | OnlineExperience | None,  # None: all rows are logged
-        real: int,  # logged rows of a batch
-        context: Context,
         updates: Sequence[Update],  # one a phase of the learner
         gate: Gate | None,
-        anchors: Parameters,  # the networks that an encoder asks; empty without one
     ) -> None:
-        self.learner, self.seeds, self.logged = learner, list(seeds), logged
-        self._updates, self._context, self._sampler = updates, context, sampler
-        device, members = logged.rows.device, len(self.seeds)
+        self.learner, self.logged, self._sampler, self._updates = learner, logged, sampler, updates
+        self.seeds, first, self.experience, self._context, anchors = members
         self.total = config.num_updates
         self.batch_size = config.learner.batch_size
-        self.state: LearnerState = learner.initialise(self.seeds, context.log, first)
-        # They are frozen, and part of every policy: see worldrl.learners.inputs.
-        self.state["inputs"] = self.state.get("inputs", {}) | anchors
+        self.state: LearnerState = learner.initialise(self.seeds, self._context.log, first)
         self.kept: LearnerState = copy.deepcopy(self.state)  # of the last good update
-        self.good = flat(self.kept)
-        self.gate, self.standings = gate, [Standing()] * members
-        self.trips: list[Trip | None] = [None] * members
+        self.learned, self.good = flat(self.state), flat(self.kept)
+        # What is frozen is part of every policy (see worldrl.learners.inputs), and held once.
+        frozen = {name: value.clone() for name, value in anchors.items()}
+        for state in self.state, self.kept:
+            state["inputs"] = state.get("inputs", {}) | frozen
+        self.gate, self.standings = gate, [Standing()] * len(self.seeds)
+        self.trips: list[Trip | None] = [None] * len(self.seeds)
         self.step = 0
-        self.sums = torch.zeros(2, len(learner.metric_names), members, device=device)
-        self.memories = [Memory()] * members
+        size = 2, len(learner.metric_names), len(self.seeds)
+        self.sums = torch.zeros(size, device=logged.rows.device)
+        self.memories = [Memory()] * len(self.seeds)
         self._block = block_length(learner, self.batch_size)
         self._noise: tuple[int, Noise, Tensor, Tensor] | None = None
         turn = learner.target_every if isinstance(learner, DelayedTargets) else 1
         self.scales = value_scales(logged, self.state["settings"], sampler, turn)
         self._remedy = remedy(config)
-
-        self.experience, self.real = experience, real
+        # 0.29 * 100 is 28.999...: still 29 rows.
+        self.real = int(config.logged_share * self.batch_size + 1e-9)
 
     @property
     def stopped(self) -> bool:
@@ -126,10 +166,10 @@ class PolicyGroup:
     def _keep(self, member: int) -> None:
         """What a member goes back to, should it be stopped."""
         self.memories[member] = self.memories[member]._replace(good_step=self.step)
-        for name, value in flat(self.state).items():
+        for name, value in self.learned.items():
             self.good[name][member] = value[member]
 
-    def _stop_without_rows(self, experience: Experience | OnlineExperience) -> None:
+    def _stop_without_rows(self, experience: Experience) -> None:
         for member, rows in enumerate(experience.rows_held()):
             if rows == 0 and self.trips[member] is None:
                 self.trips[member] = Trip(NOTHING_IMAGINED, self.step)
@@ -206,11 +246,10 @@ class PolicyGroup:
         if self.experience is not None:
             health = self.experience.metrics
             metrics |= {f"imagined_{name}": value.tolist() for name, value in health.items()}
-        tensors = flat(self.state)
         finite = torch.stack(
             [
                 value.reshape(len(value), -1).isfinite().all(1)
-                for name, value in tensors.items()
+                for name, value in self.learned.items()
                 if not name.startswith("settings/")  # what is not capped has an infinite cap
             ]
         ).all(0)
@@ -243,12 +282,12 @@ class PolicyGroup:
         """Put stopped members back to their last good state: their group may go on."""
         stopped = [member for member, trip in enumerate(self.trips) if trip is not None]
         if stopped:
-            for name, value in flat(self.state).items():
+            for name, value in self.learned.items():
                 value[stopped] = self.good[name][stopped]
 
     def tensors(self) -> dict[str, Tensor]:
         """References to everything that must be saved, each ``(P, ...)``."""
-        found = {f"learner/{name}": value for name, value in flat(self.state).items()}
+        found = {f"learner/{name}": value for name, value in self.learned.items()}
         found |= {f"good/{name}": value for name, value in self.good.items()}
         found["sums"] = self.sums.permute(2, 0, 1)
         if self.experience is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from worldrl.config.schema import FinetuneConfig, TrainConfig
 from worldrl.errors import ConfigError
 from worldrl.imagination import IMAGINATIONS
+from worldrl.imagination.experience import ImaginedExperience, imagined_experience
 from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.world import World
@@ -23,9 +24,10 @@ from worldrl.training.files import writing
 from worldrl.training.guards import Trip
 from worldrl.training.loop import run_stage
 from worldrl.training.policy import PolicyStage
+from worldrl.training.policy_group import members_of
 from worldrl.training.stages import Stage
 from worldrl.training.world_model import WorldModel, ends_function, members
-from worldrl.types import Imagination, Learner, Parameters, Policy
+from worldrl.types import Learner, Parameters, Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,18 +96,17 @@ def train_policy(
             f"the world model {config.model.source} has one elite, and learner.kind is mobile, "
             "which needs elites that can disagree. Use a model with more, or learner.kind=sac"
         )
+    experiences = _experiences(execution, learner, model, worlds)
+    # A simulator is for imagination alone: no learner looks into it.
+    models = [] if config.imagination.kind == "simulator" else [w.ensemble for w in worlds]
     stage = PolicyStage(
         config,
         learner,
-        execution.groups,
+        members_of(execution.groups, logged.log, experiences, models, anchors),
         logged,
-        _imaginations(execution, learner, model, worlds),
         # Of one member: it is compiled where its lone run is.
         execution.compiles("train", config.num_updates, UPDATES_WORTH_COMPILING),
-        # A simulator is for imagination alone: no learner looks into it.
-        None if config.imagination.kind == "simulator" else [w.ensemble for w in worlds] or None,
         gate,
-        anchors,
     )
     metrics = trained(execution, stage, evaluation(execution, stage, learner, scorer))
     if gate is not None:
@@ -172,9 +173,9 @@ def _worlds(execution: Execution, model: WorldModel) -> list[World]:
     return worlds
 
 
-def _imaginations(
+def _experiences(
     execution: Execution, learner: Learner, model: WorldModel | None, worlds: list[World]
-) -> list[Imagination] | None:
+) -> list[ImaginedExperience] | None:
     config, logged, device = execution.config, execution.logged, execution.device
     assert isinstance(config, TrainConfig)
     if model is None or config.imagination.kind == "none":
@@ -190,7 +191,8 @@ def _imaginations(
         *(execution.groups, learner, worlds, ends, logged.log, config.num_updates, prepare),
         next_known=logged.next_known,
     )
-    return IMAGINATIONS[config.imagination.kind](config.imagination, setup)
+    imaginations = IMAGINATIONS[config.imagination.kind](config.imagination, setup)
+    return imagined_experience(config.imagination, imaginations, execution.groups, logged.rows)
 
 
 def evaluation(

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from worldrl.config.schema import TrainConfig
 from worldrl.errors import RunError
+from worldrl.models.anchors import is_anchor_network
+from worldrl.models.mlp import part
 from worldrl.random import generator
 from worldrl.training import checkpoint
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.stages import flat
-from worldrl.types import LearnerState
+from worldrl.types import LearnerState, Parameters
 
 #: Parts of a learner's state that have a critic axis M behind P.
 CRITICS = ("critic", "target")
@@ -42,9 +44,14 @@ def trained_state(run: str, dataset_sha256: str) -> dict[str, Tensor]:
     config = directory.read_config()
     judged = isinstance(config, TrainConfig) and config.acceptance.kind != "none"
     # What passed the gate is what the run's result is; training went on from what did not.
-    prefix = "good/" if judged else "learner/"
-    found = saved.state.items()
-    return {name.removeprefix(prefix): one for name, one in found if name.startswith(prefix)}
+    return learners_of(saved, "good/" if judged else "learner/")
+
+
+def learners_of(saved: checkpoint.Checkpoint, prefix: str = "learner/") -> Parameters:
+    """The learners of a checkpoint, flat; the networks that an encoder asks are in its policies."""
+    policy = part(saved.model, "policy/").items()
+    frozen = {f"inputs/{name}": value for name, value in policy if is_anchor_network(name)}
+    return part(saved.state, prefix) | frozen
 
 
 def start_from(
@@ -66,13 +73,13 @@ def start_from(
         RunError: what was trained does not fit.
     """
     for name, value in flat(state).items():
-        part, _, parameter = name.partition("/")
-        if part == "settings" or part.endswith("_adam"):
+        kind, _, parameter = name.partition("/")
+        if kind == "settings" or kind.endswith("_adam"):
             continue
         found = trained.get(name)
         if found is not None:
             found = found[list(members)]
-            if part in CRITICS:
+            if kind in CRITICS:
                 found = tiled(found, value.shape[1], seeds, parameter, tile_noise)
         if found is None or found.shape != value.shape:
             raise RunError(
