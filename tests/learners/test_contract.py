@@ -63,6 +63,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"init": "orthogonal"},
         {"num_critics": 4, "target_critics": 2, "actor_every": 3, "actor_values": "mean"},
         {"backup_actions": 3},
+        {"cloning_updates": 3},
         {"encoder": ENCODER, "standardize": True, "init": "edac", "layer_norm": True},
         {"encoder": ENCODER, "num_critics": 4, "diversity": 2.0},
     ],

@@ -114,6 +114,18 @@ class Reference:
         density = Normal(mean, log_std.exp()).log_prob(mean + log_std.exp() * noise)
         return action, (density - (1 - action**2 + 1e-6).log()).sum()
 
+    def likelihood(self, batch: Batch, member: int, row: int) -> Tensor:
+        """Of a logged action, as a row's share of a mean over all rows; 0 of an imagined one."""
+        logged = batch.logged.shape[1]
+        if row >= logged:
+            return torch.zeros(()).double()
+        output = self.network(self.actor, batch.observation[member, row])
+        squashed = TransformedDistribution(
+            Normal(output[:A], output[A:].clamp(-5, 2).exp()), [TanhTransform()]
+        )
+        action = batch.action[member, row].clamp(-0.999, 0.999)
+        return squashed.log_prob(action).sum() * B / logged
+
     def value(self, critics: list[Parameters], observation: Tensor, action: Tensor) -> Tensor:
         return min(self.values(critics, observation, action))
 
@@ -181,6 +193,8 @@ class Reference:
             )
             each = self.values(self.critics, batch.observation[member, row], action)
             value = sum(each) / len(each) if own.actor_values == "mean" else min(each)
+            if self.updates - own.actor_every < own.cloning_updates:  # the actor's steps so far
+                value = self.likelihood(batch, member, row)
             actor_loss = actor_loss + (temperature * density - value) / B
             densities.append(density.item())
         self.actor_adam.zero_grad()
@@ -220,6 +234,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two random critics of five": {"num_critics": 5, "target_critics": 2},
     "the best of three next actions": {"backup_actions": 3, "num_critics": 3},
     "the actor at every second update": {"actor_every": 2},
+    "an actor that first clones": {"cloning_updates": 2, "actor_every": 1},
     "the critics' mean": {"actor_values": "mean", "num_critics": 3},
     "wsrl on antmaze": {
         "num_critics": 10, "target_critics": 2, "backup_actions": 10, "actor_every": 4,
@@ -236,6 +251,7 @@ def test_five_updates_equal_the_reference(changes):
         value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name)))
     references = [Reference(sac, state, member) for member in range(P)]
     for number, (batch, noise) in enumerate(with_own_noise(sac, batches(5))):
+        batch = batch._replace(logged=torch.zeros(P, B - 1, dtype=torch.int64))
         metrics = sac.update(state, batch, noise, CONTEXT, number % sac.phases)
         if number % sac.phases == sac.phases - 1:
             assert set(metrics) == set(sac.metric_names)

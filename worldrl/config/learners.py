@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from worldrl.config.base import Settings
 from worldrl.config.members import PerMember, per_member
@@ -152,6 +159,10 @@ class SoftSettings(CriticSettings):
     entropy_per_action: PerMember[float] = -1.0
     entropy_in_target: bool = True
     """Count the entropy to come in the critics' targets."""
+    cloning_updates: NonNegativeInt = 0
+    """Updates in which the actor first clones logged actions by likelihood, beside its entropy, in
+    place of raising values (CQL's code). Where logged actions are those of deterministic policies,
+    values near them are peaks that an actor far from them does not find."""
     actor_schedule: Literal["constant", "cosine"] = "cosine"
     """Of the actor's learning rate; cosine ends at 0."""
 

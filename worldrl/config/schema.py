@@ -22,7 +22,7 @@ from pydantic import (
 from worldrl.config.base import Settings
 from worldrl.config.filters import Filter, NoFilter
 from worldrl.config.judging import Acceptance, NoAcceptance
-from worldrl.config.learners import Hidden, Learner, SACSettings
+from worldrl.config.learners import Hidden, Learner, SACSettings, SoftSettings
 from worldrl.config.members import PerMember, per_member, wrong_lengths
 from worldrl.config.sampling import Sampling, UniformSampling
 
@@ -553,6 +553,19 @@ class TrainConfig(RunSettings):
         return self
 
     @model_validator(mode="after")
+    def _there_are_rows_to_clone(self) -> Self:
+        learner, imagination = self.learner, self.imagination
+        cloning = isinstance(learner, SoftSettings) and learner.cloning_updates > 0
+        if imagination.kind == "none" or not cloning:
+            return self
+        if imagination.real_ratio * learner.batch_size < 1:
+            raise ValueError(
+                f"imagination.real_ratio is {imagination.real_ratio:g}, which leaves no logged row "
+                "in a batch to clone. Raise it, or set learner.cloning_updates=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cql_has_the_rows_it_compares(self) -> Self:
         learner, imagination = self.learner, self.imagination
         if learner.kind != "cql":
@@ -715,6 +728,11 @@ class FinetuneConfig(RunSettings):
                 f"learner.kind is {self.learner.kind}, which {why}. Go on from a run of sac, cql, "
                 "mobile or h2o with learner.kind=sac, from one of td3bc, rebrac, prdc or iql with "
                 "its own, or start afresh on a run's data with --recipe rlpd"
+            )
+        if isinstance(self.learner, SoftSettings) and self.learner.cloning_updates > 0:
+            raise ValueError(
+                "learner.cloning_updates clones what is logged before values are raised, and "
+                "fine-tuning goes on from there. Leave it out"
             )
         if 0 < self.offline_ratio * self.learner.batch_size < 1:
             raise ValueError(

@@ -49,7 +49,8 @@ def starting_from_run(chain: Sequence[Recipe], typed: Mapping[str, Any]) -> list
     soft = learner["kind"] in SOFT
     if soft:
         shared = (name for name in learner if name in SACSettings.model_fields)
-        learner = {name: learner[name] for name in shared} | {"kind": "sac"}
+        learner = {name: learner[name] for name in shared}
+        learner |= {"kind": "sac", "cloning_updates": 0}
     if "actor_schedule" in learner:
         learner = learner | {"actor_schedule": "constant"}
     return [

@@ -136,7 +136,9 @@ class CQL:
             rate = own["critic_learning_rate"]
             adam_step(state["multiplier"], gradients, state["multiplier_adam"], rate)
 
-        metrics = self.sac.improve_policy(state, observation, noise["actor"])
+        metrics = self.sac.improve_policy(
+            state, observation, noise["actor"], batch.action[:, : batch.logged.shape[1]]
+        )
         move_target(state["target"], critic, own["target_rate"])
         return {
             "critic_loss": critic_losses,

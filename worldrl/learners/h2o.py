@@ -113,7 +113,9 @@ class H2O:
             critic_loss, has_aux=True
         )(critic)
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
-        improved = self.sac.improve_policy(state, observation, noise["actions"][:, 1])
+        improved = self.sac.improve_policy(
+            state, observation, noise["actions"][:, 1], batch.action[:, : batch.logged.shape[1]]
+        )
         move_target(state["target"], critic, own["target_rate"])
         return {
             "critic_loss": critic_losses,

@@ -169,6 +169,7 @@ class SAC:
         critic, support = state["critic"], state["support"]
         own = {name: value.to(batch.reward.dtype) for name, value in state["settings"].items()}
         observation = seen(self.settings, state["inputs"], batch.observation)
+        logged = batch.action[:, : batch.logged.shape[1]]
         metrics = {}
         if self.diverse:
             step = diverse_step(
@@ -189,7 +190,7 @@ class SAC:
         adam_step(critic, gradients, state["critic_adam"], own["critic_learning_rate"])
         improved = {}
         if improve:
-            improved = self.improve_policy(state, observation, noise["actions"][:, 1])
+            improved = self.improve_policy(state, observation, noise["actions"][:, 1], logged)
         move_target(state["target"], critic, own["target_rate"])
         return {
             "critic_loss": losses.mean(-1).sum(1),
@@ -205,22 +206,31 @@ class SAC:
         value: Tensor = state["temperature"]["log_value"].exp()
         return value.minimum(state["settings"]["max_temperature"].to(value.dtype))
 
-    def improve_policy(self, state: LearnerState, observation: Tensor, noise: Tensor) -> Metrics:
+    def improve_policy(
+        self, state: LearnerState, observation: Tensor, noise: Tensor, logged: Tensor
+    ) -> Metrics:
         """The actor's step towards the critics' least or mean value, and the temperature's.
 
         Args:
             observation: ``(P, B, S)``, as the networks see it.
             noise: ``(P, B, A)``.
+            logged: ``(P, L, A)``, the actions of the first rows, to clone at first.
         """
         actor, critic, support = state["actor"], state["critic"], state["support"]
         own = {name: value.to(observation.dtype) for name, value in state["settings"].items()}
         temperature = self.temperature(state)
+        clones = state["actor_adam"].steps * self.phases < self.settings.cloning_updates
 
         def actor_loss(actor: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            action, log_density = tanh_gaussian(actor, observation).sample(noise)
+            distribution = tanh_gaussian(actor, observation)
+            action, log_density = distribution.sample(noise)
             values = self.critics.values(critic, support, observation, action)
             values = values.mean(1) if self.actor_values == "mean" else values.amin(1)
             per_member = (temperature[:, None] * log_density - values).mean(-1)
+            if self.settings.cloning_updates > 0:
+                likelihood = distribution.of_first(logged.shape[1]).log_density(logged)
+                cloning = temperature * log_density.mean(-1) - likelihood.mean(-1)
+                per_member = torch.where(clones, cloning, per_member)
             return per_member.sum(), (per_member, log_density.mean(-1))
 
         gradients, (_, (actor_losses, log_densities)) = grad_and_value(actor_loss, has_aux=True)(
