@@ -50,7 +50,6 @@ from worldrl.models.mlp import stack
 from worldrl.models.world import World
 from worldrl.random import generator
 from worldrl.training.compilation import compiled, in_bf16
-from worldrl.training.ensemble import EnsembleStage
 from worldrl.training.environment import environment_record, set_determinism
 from worldrl.training.logged import Logged
 from worldrl.training.loop import Session, run_stage
@@ -60,6 +59,7 @@ from worldrl.training.policy_group import members_of
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.signals import StopRequests
 from worldrl.training.stages import group_seeds
+from worldrl.training.world.ensemble import EnsembleStage
 from worldrl.types import Learner
 
 STARTS, HORIZON = 50_000, 5

@@ -30,14 +30,14 @@ from worldrl.imagination.simulator import Stepper, simulator_stepper
 from worldrl.learners import LEARNERS
 from worldrl.strict_json import finite
 from worldrl.training import checkpoint, run
+from worldrl.training.judging.runs import judge_of_runs, learned_in, termination_of, worlds_of
 from worldrl.training.label_file import LabelResult, check_out, label_file
 from worldrl.training.logged import Logged, logged
-from worldrl.training.offline import judge_of_runs, learned_in, termination_of, worlds_of
-from worldrl.training.pretrain import given_world
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run import RunResult
 from worldrl.training.systems import Systems
 from worldrl.training.train import Scorer
+from worldrl.training.world.pretrain import given_world
 from worldrl.types import Parameters, Policy
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from worldrl.learners.iql import IQL
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
 from worldrl.models.world import World
 from worldrl.random import draw, generator
-from worldrl.training.judge import ASKED, Judge
+from worldrl.training.judging.judge import ASKED, Judge
 from worldrl.types import Parameters, Sampled
 
 S, A, WALKS, HORIZON = 3, 2, 6, 5

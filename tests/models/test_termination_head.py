@@ -17,7 +17,7 @@ from worldrl.models.termination import (
     logits,
     loss,
 )
-from worldrl.training.termination import fit_termination
+from worldrl.training.world.termination import fit_termination
 from worldrl.types import Transitions
 
 

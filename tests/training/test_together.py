@@ -18,10 +18,10 @@ from worldrl.data.collect import collect
 from worldrl.data.export import export
 from worldrl.envs import make
 from worldrl.errors import ConfigError, ModelError, WorldRLError
-from worldrl.training.acceptance import Gate
 from worldrl.training.checkpoint import last_checkpoint, load
+from worldrl.training.judging.acceptance import Gate
+from worldrl.training.online.warm_start import trained_state
 from worldrl.training.run_directory import RunDirectory
-from worldrl.training.warm_start import trained_state
 
 SMALL: dict[str, Any] = {
     "num_updates": 6, "log_every": 3, "threads": 1, "compile": False, "population": 2,

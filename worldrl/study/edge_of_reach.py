@@ -41,7 +41,7 @@ from worldrl.study.oracle import PatchedRollouts
 from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.logged import Logged, logged
 from worldrl.training.policy import PolicyStage
-from worldrl.training.world_model import ends_function
+from worldrl.training.world.world_model import ends_function
 from worldrl.types import Imagination
 
 HORIZON = 10  # steps of a rollout

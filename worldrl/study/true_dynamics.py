@@ -35,9 +35,9 @@ from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.execution import device_of
 from worldrl.training.logged import Logged, logged
 from worldrl.training.policy import PolicyStage
-from worldrl.training.simulated import world_of_simulator
 from worldrl.training.train import ScorerFactory
-from worldrl.training.world_model import ends_function, members
+from worldrl.training.world.simulated import world_of_simulator
+from worldrl.training.world.world_model import ends_function, members
 
 if TYPE_CHECKING:
     import gymnasium

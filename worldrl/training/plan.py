@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 from worldrl.config.schema import FinetuneConfig, PretrainConfig, TrainConfig
 from worldrl.imagination.experience import check_buffers
-from worldrl.training.anchors import anchors_of
 from worldrl.training.execution import Execution
-from worldrl.training.finetune import check_finetuning, finetune
-from worldrl.training.gate import FitValues, check_judges, gate_of
-from worldrl.training.pretrain import world_of
+from worldrl.training.judging.gate import FitValues, check_judges, gate_of
+from worldrl.training.online.finetune import check_finetuning, finetune
 from worldrl.training.run_directory import RunState
 from worldrl.training.sampling import row_sampler
-from worldrl.training.simulated import simulated_world
 from worldrl.training.systems import Systems
 from worldrl.training.train import LearningStage, Scorer, train_policy
+from worldrl.training.world.anchors import anchors_of
+from worldrl.training.world.pretrain import world_of
+from worldrl.training.world.simulated import simulated_world
 
 
 class Finished(NamedTuple):

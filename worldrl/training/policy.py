@@ -1,5 +1,5 @@
 """The stage that learns a policy from the logged data, in imagination, from experience of its
-environments (see worldrl.training.finetune_stage), or from several of them."""
+environments (see worldrl.training.online.stage), or from several of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from worldrl.config.schema import FinetuneConfig, TrainConfig
 from worldrl.rows import unpack
-from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled
 from worldrl.training.guards import Trip
+from worldrl.training.judging.acceptance import Gate
 from worldrl.training.logged import Logged
 from worldrl.training.policy_group import Members, PolicyGroup, Update
 from worldrl.training.sampling import row_sampler

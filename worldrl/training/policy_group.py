@@ -14,8 +14,8 @@ from torch import Tensor
 from worldrl.config.schema import FinetuneConfig, GuardSettings, TrainConfig
 from worldrl.models.mlp import stack
 from worldrl.random import draw, generator
-from worldrl.training.acceptance import Gate, Standing
 from worldrl.training.guards import Memory, Scale, Trip, check, remedy
+from worldrl.training.judging.acceptance import Gate, Standing
 from worldrl.training.logged import Logged
 from worldrl.training.sampling import RowSampler
 from worldrl.training.stages import copy_into, flat, split

@@ -22,7 +22,7 @@ from worldrl.imagination.walks import ground_of, walk
 from worldrl.nearest import nearest
 from worldrl.random import generator
 from worldrl.training.logged import Logged
-from worldrl.training.world_model import WorldModel, ends_function
+from worldrl.training.world.world_model import WorldModel, ends_function
 from worldrl.types import Learner, Parameters
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from worldrl.training.finetune import EnvironmentFactory
-from worldrl.training.simulated import SimulatorFactory
+from worldrl.training.online.finetune import EnvironmentFactory
 from worldrl.training.train import ScorerFactory
+from worldrl.training.world.simulated import SimulatorFactory
 
 
 class Systems(NamedTuple):

@@ -17,16 +17,16 @@ from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.models.world import World
 from worldrl.strict_json import finite
-from worldrl.training.acceptance import Gate
 from worldrl.training.compilation import compiled, in_bf16
 from worldrl.training.execution import Execution
 from worldrl.training.files import writing
 from worldrl.training.guards import Trip
+from worldrl.training.judging.acceptance import Gate
 from worldrl.training.loop import run_stage
 from worldrl.training.policy import PolicyStage
 from worldrl.training.policy_group import members_of
 from worldrl.training.stages import Stage
-from worldrl.training.world_model import WorldModel, ends_function, members
+from worldrl.training.world.world_model import WorldModel, ends_function, members
 from worldrl.types import Learner, Parameters, Policy
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -12,8 +12,8 @@ from worldrl.config.learners import SACSettings, TD3BCSettings
 from worldrl.errors import RunError
 from worldrl.learners import LEARNERS
 from worldrl.random import generator
+from worldrl.training.online.warm_start import start_from, tiled
 from worldrl.training.stages import flat
-from worldrl.training.warm_start import start_from, tiled
 
 LOG = log_of(40, 4, 2)
 

@@ -16,9 +16,9 @@ from worldrl.errors import ModelError
 from worldrl.models.ensemble import Ensemble
 from worldrl.rows import pack
 from worldrl.training.compilation import compiler_available
-from worldrl.training.ensemble import EnsembleGroup, EnsembleStage, holdout_size
 from worldrl.training.logged import Logged
 from worldrl.training.stages import Snapshot
+from worldrl.training.world.ensemble import EnsembleGroup, EnsembleStage, holdout_size
 from worldrl.types import Parameters, Transitions
 
 S, A = 3, 2

@@ -18,14 +18,14 @@ from worldrl.models.anchors import anchor_networks
 from worldrl.models.ensemble import Ensemble, fit_standardizer
 from worldrl.rows import pack
 from worldrl.training.checkpoint import load_model, save_model
-from worldrl.training.ensemble import EnsembleStage, Subject, expected_steps
 from worldrl.training.execution import Execution
 from worldrl.training.logged import Logged
 from worldrl.training.loop import run_stage
-from worldrl.training.pretrain_ensemble import STEPS_WORTH_COMPILING
-from worldrl.training.seeker import SeekerStage
 from worldrl.training.stages import flat, join, split
-from worldrl.training.world_model import WorldModel, ensemble_from
+from worldrl.training.world.ensemble import EnsembleStage, Subject, expected_steps
+from worldrl.training.world.pretrain_ensemble import STEPS_WORTH_COMPILING
+from worldrl.training.world.seeker import SeekerStage
+from worldrl.training.world.world_model import WorldModel, ensemble_from
 from worldrl.types import Parameters, Transitions
 
 #: As for the ensemble; a step of the seeker is shorter.

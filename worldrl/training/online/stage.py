@@ -12,9 +12,9 @@ import torch
 
 from worldrl.config.schema import FinetuneConfig
 from worldrl.rows import unpack
-from worldrl.training.footing import advice, change, mean_return
 from worldrl.training.guards import Scale, Trip
-from worldrl.training.online import RECENT, Life, OnlineExperience
+from worldrl.training.online.experience import RECENT, Life, OnlineExperience
+from worldrl.training.online.footing import advice, change, mean_return
 from worldrl.training.policy import PolicyStage
 from worldrl.training.policy_group import PolicyGroup
 from worldrl.training.stages import Snapshot, common_step

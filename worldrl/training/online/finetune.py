@@ -16,8 +16,9 @@ from worldrl.learners import LEARNERS
 from worldrl.learners.inputs import MEAN, SCALE
 from worldrl.models.mlp import part
 from worldrl.training.execution import Execution
-from worldrl.training.finetune_stage import FinetuneStage
-from worldrl.training.online import OnlineExperience
+from worldrl.training.online.experience import OnlineExperience
+from worldrl.training.online.stage import FinetuneStage
+from worldrl.training.online.warm_start import learners_of, start_from, trained_state
 from worldrl.training.policy import PolicyStage
 from worldrl.training.policy_group import members_of
 from worldrl.training.stages import copy_into
@@ -28,7 +29,6 @@ from worldrl.training.train import (
     policy_facts,
     trained,
 )
-from worldrl.training.warm_start import learners_of, start_from, trained_state
 from worldrl.types import Parameters
 
 #: ``(config, the dataset's environment id) -> what builds one environment a call``

@@ -30,11 +30,11 @@ from worldrl.models.mlp import part
 from worldrl.random import generator
 from worldrl.training import checkpoint
 from worldrl.training.logged import Logged
+from worldrl.training.online.warm_start import learners_of
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.stages import flat
-from worldrl.training.warm_start import learners_of
-from worldrl.training.world_model import WorldModel, ends_function, load_world
+from worldrl.training.world.world_model import WorldModel, ends_function, load_world
 from worldrl.types import Learner, LearnerState, Parameters
 
 #: What of a learner of values is asked.

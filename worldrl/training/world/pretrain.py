@@ -13,9 +13,9 @@ from worldrl.errors import RunError
 from worldrl.registry import Registry
 from worldrl.training.execution import Execution
 from worldrl.training.logged import Logged
-from worldrl.training.pretrain_reward import with_reward
 from worldrl.training.run_directory import RunDirectory
-from worldrl.training.world_model import (
+from worldrl.training.world.pretrain_reward import with_reward
+from worldrl.training.world.world_model import (
     WorldModel,
     check_fits,
     load_world,
@@ -28,7 +28,7 @@ from worldrl.training.world_model import (
 ModelTrainer: TypeAlias = Callable[[Execution], WorldModel]
 
 MODELS: Registry[ModelTrainer] = Registry(
-    "model", {"ensemble": "worldrl.training.pretrain_ensemble:pretrain_ensemble"}
+    "model", {"ensemble": "worldrl.training.world.pretrain_ensemble:pretrain_ensemble"}
 )
 
 

@@ -18,11 +18,11 @@ from worldrl.config.schema import FinetuneConfig
 from worldrl.errors import EnvironmentSetupError
 from worldrl.learners import LEARNERS
 from worldrl.rows import pack, unpack
-from worldrl.training import finetune_stage
-from worldrl.training.finetune_stage import FinetuneStage
-from worldrl.training.footing import advice
 from worldrl.training.logged import Logged
-from worldrl.training.online import OnlineExperience
+from worldrl.training.online import stage as finetune_stage
+from worldrl.training.online.experience import OnlineExperience
+from worldrl.training.online.footing import advice
+from worldrl.training.online.stage import FinetuneStage
 from worldrl.training.policy import PolicyStage
 from worldrl.training.policy_group import members_of
 from worldrl.training.rewards import RewardTransform
@@ -443,7 +443,7 @@ def test_a_learner_that_loses_its_values_is_told_so_once(capsys):
         assert "value_change" not in calm.report()
 
 
-@pytest.mark.parametrize("kind", ["iql", "td3bc", "rebrac", "prdc", "h2o"])
+@pytest.mark.parametrize("kind", ["iql", "td3bc", "rebrac", "prdc"])
 def test_every_learner_with_critics_has_a_footing(kind: str, capsys: pytest.CaptureFixture[str]):
     learner = {"kind": kind, "hidden": (8, 8), "batch_size": 10, "critic_learning_rate": 0.3}
     settings = config(population=1, learner=learner, offline_ratio=0.5, guard={"enabled": False})

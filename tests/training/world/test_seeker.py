@@ -20,8 +20,8 @@ from worldrl.models.ensemble import Standardizer
 from worldrl.optim import adam_init
 from worldrl.random import generator
 from worldrl.training.compilation import compiler_available
-from worldrl.training.seeker import SeekerGroup, SeekerStage, train_step
 from worldrl.training.stages import Snapshot, flat
+from worldrl.training.world.seeker import SeekerGroup, SeekerStage, train_step
 from worldrl.types import Parameters
 
 S, A, H, ENDS = 3, 2, 2, 40

@@ -10,18 +10,18 @@ from worldrl.config.schema import FinetuneConfig
 from worldrl.errors import ConfigError
 from worldrl.models.world import World
 from worldrl.strict_json import finite
-from worldrl.training.ensemble import EnsembleStage, expected_steps
 from worldrl.training.execution import Execution
 from worldrl.training.loop import StoppedEarly, run_stage
-from worldrl.training.model_report import (
+from worldrl.training.stages import flat, join
+from worldrl.training.world.ensemble import EnsembleStage, expected_steps
+from worldrl.training.world.model_report import (
     choose_test_episodes,
     measure_world,
     summary,
     trainable_rows,
 )
-from worldrl.training.stages import flat, join
-from worldrl.training.termination import fit_termination
-from worldrl.training.world_model import (
+from worldrl.training.world.termination import fit_termination
+from worldrl.training.world.world_model import (
     WorldModel,
     ends_function,
     ensemble_from,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from worldrl.evaluation.off_policy import Verdict, judge
-from worldrl.training.judge import Judge
+from worldrl.training.judging.judge import Judge
 from worldrl.types import Learner, Parameters
 
 

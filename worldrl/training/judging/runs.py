@@ -19,13 +19,13 @@ from worldrl.config.schema import (
 )
 from worldrl.data.dataset import load
 from worldrl.errors import RunError
-from worldrl.training.judge import Judge, make_judge, read_values, values_config
+from worldrl.training.judging.judge import Judge, make_judge, read_values, values_config
 from worldrl.training.logged import Logged, logged
 from worldrl.training.loop import StoppedEarly
-from worldrl.training.pretrain import given_world
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run import fit_values
 from worldrl.training.run_directory import RunDirectory
+from worldrl.training.world.pretrain import given_world
 
 
 class Bench(NamedTuple):

@@ -15,11 +15,11 @@ from worldrl import api
 from worldrl.errors import WorldRLError
 from worldrl.models.anchors import anchors, is_anchor_network, seek
 from worldrl.training import loop
-from worldrl.training.anchors import backward
 from worldrl.training.checkpoint import last_checkpoint, load, load_model
 from worldrl.training.logged import Logged, logged
 from worldrl.training.run_directory import RunDirectory
-from worldrl.training.world_model import load_world
+from worldrl.training.world.anchors import backward
+from worldrl.training.world.world_model import load_world
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {

@@ -30,10 +30,10 @@ from worldrl.training.checkpoint import last_checkpoint
 from worldrl.training.checkpoint import load as load_checkpoint
 from worldrl.training.execution import Execution
 from worldrl.training.run_directory import RunDirectory
-from worldrl.training.simulated import simulated_world
 from worldrl.training.systems import Systems
 from worldrl.training.train import _worlds
-from worldrl.training.world_model import ends_function
+from worldrl.training.world.simulated import simulated_world
+from worldrl.training.world.world_model import ends_function
 
 SMALL: dict[str, Any] = {
     "num_updates": 30, "log_every": 10, "checkpoint_every": 10, "threads": 1, "compile": False,

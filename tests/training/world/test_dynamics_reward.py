@@ -20,10 +20,10 @@ from worldrl.models.dynamics_reward import dynamics_reward
 from worldrl.rows import pack
 from worldrl.training.checkpoint import load_model
 from worldrl.training.compilation import compiler_available
-from worldrl.training.dynamics_reward import DynamicsRewardStage
 from worldrl.training.logged import Logged
 from worldrl.training.run import start
 from worldrl.training.stages import Snapshot, flat
+from worldrl.training.world.dynamics_reward import DynamicsRewardStage
 from worldrl.types import Transitions
 
 S, A = 3, 2

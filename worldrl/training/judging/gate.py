@@ -7,14 +7,20 @@ from pathlib import Path
 
 from worldrl.config.schema import TrainConfig
 from worldrl.errors import ModelError
-from worldrl.training.acceptance import Gate
 from worldrl.training.checkpoint import load_model
 from worldrl.training.execution import Execution
-from worldrl.training.judge import load_judge, make_judge, read_values, save_judge, values_config
+from worldrl.training.judging.acceptance import Gate
+from worldrl.training.judging.judge import (
+    load_judge,
+    make_judge,
+    read_values,
+    save_judge,
+    values_config,
+)
 from worldrl.training.loop import StoppedEarly
-from worldrl.training.pretrain import given_world
 from worldrl.training.run_directory import RunDirectory, Status
-from worldrl.training.world_model import load_world
+from worldrl.training.world.pretrain import given_world
+from worldrl.training.world.world_model import load_world
 
 #: ``(folder, settings of the run, quiet)``: trains critics there, or finishes those.
 FitValues = Callable[[Path, TrainConfig, bool], None]

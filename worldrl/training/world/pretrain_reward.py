@@ -10,13 +10,13 @@ from worldrl.config.schema import EnsembleSettings, TrainConfig
 from worldrl.errors import ConfigError
 from worldrl.strict_json import finite
 from worldrl.training.checkpoint import SavedModel, load_model, save_model
-from worldrl.training.dynamics_reward import DynamicsRewardStage
 from worldrl.training.execution import Execution
 from worldrl.training.loop import run_stage
-from worldrl.training.model_report import choose_test_episodes, trainable_rows
 from worldrl.training.run_directory import RunDirectory
 from worldrl.training.stages import flat, join
-from worldrl.training.world_model import WorldModel, places, reward_from
+from worldrl.training.world.dynamics_reward import DynamicsRewardStage
+from worldrl.training.world.model_report import choose_test_episodes, trainable_rows
+from worldrl.training.world.world_model import WorldModel, places, reward_from
 
 #: Updates from which compiling, tens of seconds with a cold cache, is repaid on a CPU.
 UPDATES_WORTH_COMPILING = 15_000

@@ -21,9 +21,9 @@ from worldrl.errors import ConfigError, ModelError, RunError
 from worldrl.evaluation.off_policy import Estimate
 from worldrl.rows import pack
 from worldrl.training import run
-from worldrl.training.acceptance import Gate, Standing
 from worldrl.training.checkpoint import last_checkpoint, load
-from worldrl.training.judge import Judge
+from worldrl.training.judging.acceptance import Gate, Standing
+from worldrl.training.judging.judge import Judge
 from worldrl.training.logged import Logged
 from worldrl.training.metrics import read_metrics
 from worldrl.training.policy import PolicyStage

@@ -14,7 +14,7 @@ from worldrl.imagination.simulator import Array, SimulatorModel, Stepper
 from worldrl.models.world import World
 from worldrl.training.execution import Execution
 from worldrl.training.logged import Logged
-from worldrl.training.world_model import WorldModel, where_episodes_end
+from worldrl.training.world.world_model import WorldModel, where_episodes_end
 
 #: Builds what steps the simulator that a configuration names, for a dataset; given by whoever may
 #: import environments.

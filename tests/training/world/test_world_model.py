@@ -18,7 +18,7 @@ from worldrl.random import generator
 from worldrl.rows import pack
 from worldrl.training.logged import Logged
 from worldrl.training.stages import flat
-from worldrl.training.world_model import (
+from worldrl.training.world.world_model import (
     WorldModel,
     check_fits,
     ends_function,

@@ -1,0 +1,1 @@
+"""Judging policies without the real system."""

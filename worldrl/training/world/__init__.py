@@ -1,0 +1,1 @@
+"""The world of a run: learned, given, simulated, and what is learned beside it."""
