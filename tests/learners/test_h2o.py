@@ -308,7 +308,7 @@ def test_discriminators_find_where_a_simulator_is_off_and_values_are_lowered_the
     [
         (["imagination=none"], "Set imagination=simulator"),
         (["imagination.real_ratio=0.0"], "Set it to 0.5"),
-        (["imagination.elite=per_rollout"], "no elites to choose from"),
+        (["imagination.elite=per_rollout"], "belongs to another kind of imagination"),
         (["learner.kind=mobile"], "simulator, which is one"),
         (["learner.kind=bc"], "the cloned policy's own"),
     ],

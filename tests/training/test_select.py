@@ -88,7 +88,8 @@ def test_a_selection_is_a_dataset_with_its_provenance(
     for by in ("policy", "random", "return"):
         out = tmp_path / f"{by}.hdf5"
         words = ("data", "select", trained, "--num", 50, "--out", out, "--by", by, "--json")
-        printed = json.loads(run(*words, "--horizon", 5, "--member", 1).out)
+        walks = ("--horizon", 5, "--member", 1) if by == "policy" else ()
+        printed = json.loads(run(*words, *walks).out)
         found = load(out)
         assert printed["transitions"] == found.num_transitions == 50
         with h5py.File(out) as file:
@@ -221,3 +222,17 @@ def test_mistakes_of_judging_are_one_paragraph(
     printed = run("evaluate", *given, code=2)
     assert message in printed.err
     assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--by", "random", "--horizon", "5"], "--horizon"),
+        (["--by", "return", "--seed", "1"], "--seed"),
+    ],
+)
+def test_options_that_nothing_uses_are_refused(
+    run: Run, tmp_path: Path, words: list[str], named: str
+) -> None:
+    out = ("--num", 3, "--out", tmp_path / "x.npz")
+    assert f"{named} would be unused" in run("data", "select", tmp_path, *out, *words, code=2).err

@@ -11,8 +11,10 @@ import typer
 
 from worldrl.cli.output import json_only, print_json, print_table
 from worldrl.config.selection import SelectSettings
+from worldrl.errors import ConfigError
 
 By = Literal["policy", "random", "return"]
+HORIZON: int = SelectSettings.model_fields["horizon"].default
 
 
 def select(
@@ -29,7 +31,7 @@ def select(
         typer.Option(metavar="RUN", help="Where the policy walks, instead of where it learned."),
     ] = None,
     member: Annotated[int, typer.Option(min=0, help="Of the run, whose policy it is.")] = 0,
-    horizon: Annotated[int, typer.Option(min=1, help="Steps of a walk.")] = 200,
+    horizon: Annotated[int, typer.Option(min=1, help="Steps of a walk.")] = HORIZON,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -41,6 +43,12 @@ def select(
     the rows' numbers, metadata/select how they were chosen. Join the file with another task's data
     (worldrl data join) to learn both.
     """
+    walks = {"--model": model is not None, "--member": member != 0, "--horizon": horizon != HORIZON}
+    of_policy = [name for name, given in walks.items() if given and by != "policy"]
+    if by == "return" and seed != 0:
+        of_policy.append("--seed")
+    if of_policy:
+        raise ConfigError(f"{' and '.join(of_policy)} would be unused with --by {by}; leave it out")
     settings = SelectSettings(num=num, by=by, member=member, horizon=horizon, seed=seed)
     with json_only(as_json):
         from worldrl import api

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt
 
 from worldrl.config.base import Settings
 
@@ -22,18 +22,3 @@ class SelectSettings(Settings):
     horizon: PositiveInt = 200
     """Steps of the policy's walks at most, from logged starts of episodes."""
     seed: NonNegativeInt = 0
-
-    @model_validator(mode="after")
-    def _is_used(self) -> Self:
-        walks = [name for name in ("member", "horizon") if _given(self, name)]
-        unused = walks if self.by != "policy" else []
-        unused += ["seed"] if self.by == "return" and _given(self, "seed") else []
-        if unused:
-            raise ValueError(
-                f"{' and '.join(unused)} would be unused: by is {self.by}. Leave it out"
-            )
-        return self
-
-
-def _given(settings: SelectSettings, name: str) -> bool:
-    return bool(getattr(settings, name) != SelectSettings.model_fields[name].default)
