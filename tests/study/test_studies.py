@@ -145,13 +145,13 @@ def test_criteria_tell_collapse_from_success() -> None:
 
 
 @pytest.mark.slow
-def test_base_runs_away_in_some_member_and_the_patch_in_none() -> None:
-    """Of the first four members one does, by 6,000 updates (70 times the largest true value)."""
+def test_base_runs_away_and_the_patch_does_not() -> None:
+    """By 6,000 updates, beyond 10 times the largest true value."""
     data = logged(point.logged_dataset(0), torch.device("cpu"))
     true = point.best_value(edge_of_reach.config_discount())
     largest = {}
     for name in "base", "patch":
         found = edge_of_reach.run_arm(name, 2, 6_000, 0, data, quiet=True)
         largest[name] = [value / true for value in found.curve.last("max_abs_q_inside")]
-    assert max(largest["base"]) > 10, largest
+    assert min(largest["base"]) > 10, largest
     assert max(largest["patch"]) < 1.2, largest
