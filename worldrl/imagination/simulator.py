@@ -87,7 +87,7 @@ def simulator_stepper(
     observations: NDArray[Any],
     actions: NDArray[Any],
 ) -> Stepper:
-    """The fastest stepper of an environment that agrees with its own ``step``.
+    """Steps all rows at once where that agrees with the environment's ``step``, or one by one.
 
     Args:
         observations, actions: ``(n, S), (n, A)`` some logged rows, to prove it on.

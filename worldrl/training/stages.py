@@ -6,7 +6,7 @@ member's numbers are bit-equal to its lone run's); on a GPU all members are one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -91,6 +91,11 @@ def common_step(groups: Sequence[Progressing]) -> int:
 def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Concatenate the groups' flat tensors along P."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def listed(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, list[float]]:
+    """The groups' reports as one: a value a member, ``(P,)``, by name."""
+    return {name: [v for part in parts for v in part[name].tolist()] for name in parts[0]}
 
 
 def split(joined: dict[str, Tensor], sizes: Iterable[int]) -> list[dict[str, Tensor]]:

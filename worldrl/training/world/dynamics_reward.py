@@ -29,7 +29,15 @@ from worldrl.optim import AdamState, adam_init, adam_step
 from worldrl.random import draw, generator
 from worldrl.training.compilation import compiled
 from worldrl.training.logged import Logged
-from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
+from worldrl.training.stages import (
+    Snapshot,
+    common_step,
+    copy_into,
+    flat,
+    join,
+    listed,
+    split,
+)
 from worldrl.types import Parameters
 
 #: Updates whose rows and noise are drawn at once.
@@ -74,8 +82,7 @@ class DynamicsRewardStage:
 
     def report(self) -> dict[str, list[float]]:
         """Losses since the last report, and what the last snapshot says of both kinds of steps."""
-        parts = [group.report() for group in self.groups]
-        return {name: [v for part in parts for v in part[name].tolist()] for name in parts[0]}
+        return listed([group.report() for group in self.groups])
 
     def snapshot(self) -> Snapshot:
         """The reward as the model; both networks and their optimisers as the state."""

@@ -34,7 +34,15 @@ from worldrl.random import draw, generator
 from worldrl.training.compilation import compiled
 from worldrl.training.early_stopping import keep_better
 from worldrl.training.logged import Logged
-from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
+from worldrl.training.stages import (
+    Snapshot,
+    common_step,
+    copy_into,
+    flat,
+    join,
+    listed,
+    split,
+)
 from worldrl.types import Parameters
 
 STEPS_PER_CALL = 50  # between looks at the stop request
@@ -91,8 +99,7 @@ class EnsembleStage:
 
     def report(self) -> dict[str, list[float]]:
         """Training and holdout errors, mean over the ensemble's members."""
-        parts = [group.report() for group in self.groups]
-        return {name: [v for part in parts for v in part[name].tolist()] for name in parts[0]}
+        return listed([group.report() for group in self.groups])
 
     def snapshot(self) -> Snapshot:
         """The best parameters so far as the model; everything else as the state."""

@@ -22,7 +22,15 @@ from worldrl.random import draw, generator
 from worldrl.rows import taken
 from worldrl.training.compilation import compiled
 from worldrl.training.early_stopping import keep_better
-from worldrl.training.stages import Snapshot, common_step, copy_into, flat, join, split
+from worldrl.training.stages import (
+    Snapshot,
+    common_step,
+    copy_into,
+    flat,
+    join,
+    listed,
+    split,
+)
 from worldrl.types import Parameters
 
 STEPS_PER_CALL = 50  # between looks at the stop request
@@ -68,8 +76,7 @@ class SeekerStage:
 
     def report(self) -> dict[str, list[float]]:
         """Training error since the last report, best error on held-out rollouts, epochs."""
-        parts = [group.report() for group in self.groups]
-        return {name: [v for part in parts for v in part[name].tolist()] for name in parts[0]}
+        return listed([group.report() for group in self.groups])
 
     def check_learned(self) -> None:
         """Refuse seekers that never told an action from held-out rollouts: what is kept of them
