@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ CONTEXT = context_of(S, A)
 
 def learner(**changes: Any) -> BehaviourCloning:
     settings = BCSettings.model_validate({"hidden": (7, 5), "learning_rate": 1e-2} | changes)
-    return BehaviourCloning(settings, S, A, num_updates=100)
+    return BehaviourCloning(settings, S, A, num_updates=8)
 
 
 def state_of(bc: BehaviourCloning, seeds: tuple[int, ...] = SEEDS) -> Any:
@@ -46,14 +47,15 @@ def batches(count: int) -> list[Batch]:
     return found
 
 
-def test_five_updates_equal_plain_autograd():
-    bc = learner()
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_five_updates_equal_plain_autograd(schedule: str):
+    bc = learner(actor_schedule=schedule)
     state = state_of(bc)
     references = []
     for member in range(P):
         actor = {k: v[member].clone().requires_grad_() for k, v in state["actor"].items()}
         references.append((actor, torch.optim.Adam(actor.values(), lr=1e-2)))
-    for batch in batches(5):
+    for number, batch in enumerate(batches(5)):
         metrics = bc.update(state, batch, {}, CONTEXT)
         assert tuple(metrics) == bc.metric_names
         for member, (actor, adam) in enumerate(references):
@@ -64,6 +66,8 @@ def test_five_updates_equal_plain_autograd():
             loss = ((hidden - batch.action[member]) ** 2).sum() / (B * A)
             adam.zero_grad()
             loss.backward()
+            if schedule == "cosine":
+                adam.param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * number / 8))
             adam.step()
             assert metrics["actor_loss"][member].item() == pytest.approx(loss.item(), rel=1e-10)
     for member, (actor, adam) in enumerate(references):

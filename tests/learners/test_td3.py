@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from worldrl.nearest import CPU_PRODUCTS, largest_product, nearest
 from worldrl.types import Batch, Context, Noise, Parameters, Transitions
 
 P, S, A, B, LOGGED = 3, 4, 2, 6, 4
+NUM_UPDATES = 8
 SEEDS = (10, 11, 12)
 KINDS = ("td3bc", "prdc", "rebrac")
 LOG = converted(log_of(40, S, A), torch.float64)
@@ -32,7 +34,7 @@ def learner(kind: str, **changes: Any) -> TD3:
     }  # fmt: skip
     group = group_of(TrainConfig.model_fields["learner"])
     assert group is not None
-    built = LEARNERS[kind](group.classes[kind].model_validate(base | changes), S, A, 100)
+    built = LEARNERS[kind](group.classes[kind].model_validate(base | changes), S, A, NUM_UPDATES)
     assert isinstance(built, TD3)
     return built
 
@@ -206,6 +208,9 @@ class Reference:
         actor_loss, error = self.actor_loss(batch, noise)
         self.actor_adam.zero_grad()
         actor_loss.backward()
+        if own.actor_schedule == "cosine":
+            share = 0.5 * (1 + math.cos(math.pi * (self.updates - 2) / NUM_UPDATES))
+            self.actor_adam.param_groups[0]["lr"] = own.actor_learning_rate * share
         self.actor_adam.step()
         with torch.no_grad():
             for online, target in self.networks():
@@ -221,6 +226,7 @@ class Reference:
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "td3bc": ("td3bc", {}),
     "td3bc, other weights": ("td3bc", {"alpha": 0.7, "target_noise": 0.5, "standardize": False}),
+    "td3bc, falling rate": ("td3bc", {"actor_schedule": "cosine"}),
     "td3bc, three critics": ("td3bc", {"num_critics": 3}),
     "prdc": ("prdc", {}),
     "prdc, other weights": ("prdc", {"alpha": 4.0, "observation_weight": 0.1}),

@@ -77,6 +77,8 @@ class LearnerSettings(Settings):
     """Learn from observations less their mean in the data, over their deviation there plus 1e-3."""
     encoder: Encoder = NoEncoder()
     """What stands in front of every network."""
+    actor_schedule: Literal["constant", "cosine"] = "constant"
+    """Of the policy's learning rate; cosine ends at 0."""
 
 
 class SquaredLoss(Settings):
@@ -164,7 +166,6 @@ class SoftSettings(CriticSettings):
     place of raising values (CQL's code). Where logged actions are those of deterministic policies,
     values near them are peaks that an actor far from them does not find."""
     actor_schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the actor's learning rate; cosine ends at 0."""
 
 
 class SACSettings(SoftSettings):
@@ -293,7 +294,6 @@ class IQLSettings(CriticSettings):
     actor_learning_rate: PerMember[PositiveFloat] = 3e-4
     value_learning_rate: PerMember[PositiveFloat] = 3e-4
     actor_schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the actor's learning rate; cosine ends at 0."""
     policy: Literal["gaussian", "deterministic"] = "gaussian"
     """gaussian: of state-independent deviation around a mean within (-1, 1), cloned by likelihood.
     deterministic: cloned by squared error, summed over action dimensions."""

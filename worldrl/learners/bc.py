@@ -11,6 +11,7 @@ from torch.func import grad_and_value
 from worldrl.config.learners import BCSettings
 from worldrl.learners.inputs import moments, seen
 from worldrl.learners.networks import ACTOR_HEAD, init_networks, output
+from worldrl.learners.schedules import decay
 from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import at_least_float32
 from worldrl.optim import adam_init, adam_step
@@ -27,6 +28,7 @@ class BehaviourCloning:
         self, settings: BCSettings, observation_size: int, action_size: int, num_updates: int
     ) -> None:
         self.settings = settings
+        self.num_updates = num_updates
         self.sizes = [observation_size, *settings.hidden, action_size]
 
     def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
@@ -59,7 +61,8 @@ class BehaviourCloning:
             return per_member.sum(), per_member
 
         gradients, (_, losses) = grad_and_value(loss, has_aux=True)(state["actor"])
-        rate = state["settings"]["learning_rate"].to(losses.dtype)
+        share = decay(self.settings.actor_schedule, state["actor_adam"].steps, self.num_updates)
+        rate = (state["settings"]["learning_rate"] * share).to(losses.dtype)
         adam_step(state["actor"], gradients, state["actor_adam"], rate)
         return {"actor_loss": losses}
 

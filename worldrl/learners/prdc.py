@@ -28,7 +28,7 @@ def prdc(settings: PRDCSettings, observation_size: int, action_size: int, num_up
         return squared_error(action, wanted) - view.own["alpha"] * in_own_size(values)
 
     algorithm = Algorithm(numbers, actor_loss, actor_critics=1, uniforms=1)
-    return TD3(settings, observation_size, action_size, algorithm)
+    return TD3(settings, observation_size, action_size, num_updates, algorithm)
 
 
 def nearest_action(view: View, action: Tensor, candidates: int | None) -> Tensor:

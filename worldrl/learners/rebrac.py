@@ -23,7 +23,7 @@ def rebrac(
         "critic_bc_weight": settings.critic_bc_weight,
     }
     algorithm = Algorithm(numbers, actor_loss, next_cost=next_cost)
-    return TD3(settings, observation_size, action_size, algorithm)
+    return TD3(settings, observation_size, action_size, num_updates, algorithm)
 
 
 def next_cost(view: View, next_action: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from worldrl.config.learners import TD3Settings
 from worldrl.learners.critics import Critics, move_target
 from worldrl.learners.inputs import moments, seen
 from worldrl.learners.networks import ACTOR_HEAD, init_networks, output
+from worldrl.learners.schedules import decay
 from worldrl.learners.settings import settings_tensors
 from worldrl.models.mlp import at_least_float32
 from worldrl.optim import adam_init, adam_step
@@ -61,9 +62,15 @@ class TD3:
     target_every = 2
 
     def __init__(
-        self, settings: TD3Settings, observation_size: int, action_size: int, algorithm: Algorithm
+        self,
+        settings: TD3Settings,
+        observation_size: int,
+        action_size: int,
+        num_updates: int,
+        algorithm: Algorithm,
     ) -> None:
         self.settings = settings
+        self.num_updates = num_updates
         self.sizes = [observation_size, *settings.hidden, action_size]
         self.algorithm = algorithm
         self.critics = Critics(settings, observation_size, action_size)
@@ -154,7 +161,10 @@ class TD3:
         gradients, (_, (actor_losses, errors)) = grad_and_value(actor_loss, has_aux=True)(
             state["actor"]
         )
-        adam_step(state["actor"], gradients, state["actor_adam"], own["actor_learning_rate"])
+        updates = state["actor_adam"].steps * self.phases
+        share = decay(self.settings.actor_schedule, updates, self.num_updates)
+        rate = own["actor_learning_rate"] * share.to(actor_losses.dtype)
+        adam_step(state["actor"], gradients, state["actor_adam"], rate)
         move_target(state["target"], critic, own["target_rate"])
         move_target(state["actor_target"], state["actor"], own["target_rate"])
         return metrics | {"actor_loss": actor_losses, "action_error": errors}

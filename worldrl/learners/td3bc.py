@@ -13,7 +13,7 @@ def td3bc(
 ) -> TD3:
     """The learner; its actor listens to the first critic alone."""
     algorithm = Algorithm({"alpha": settings.alpha}, actor_loss, actor_critics=1)
-    return TD3(settings, observation_size, action_size, algorithm)
+    return TD3(settings, observation_size, action_size, num_updates, algorithm)
 
 
 def actor_loss(view: View, action: Tensor, values: Tensor) -> Tensor:
