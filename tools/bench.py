@@ -30,12 +30,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldrl.config.schema import (
-    EnsembleSettings,
-    GuardSettings,
-    PenaltySettings,
-    TrainConfig,
-)
+from worldrl.config.imagination import PenaltySettings
+from worldrl.config.model import EnsembleSettings
+from worldrl.config.schema import GuardSettings, TrainConfig
 from worldrl.imagination.branched import branched_rollouts
 from worldrl.imagination.experience import imagined_experience
 from worldrl.imagination.rollout import chunk_rows, grouped_rows

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 
 from worldrl.config.fields import group_of, walk
+from worldrl.config.imagination import BranchedSettings, NoImaginationSettings, PenaltySettings
 from worldrl.config.loader import dump_config, load_config, load_saved, show_config
 from worldrl.config.recipes import read
-from worldrl.config.schema import (
-    BranchedSettings,
-    NoImaginationSettings,
-    PenaltySettings,
-    TrainConfig,
-)
+from worldrl.config.schema import TrainConfig
 from worldrl.data.dataset import Dataset
 from worldrl.errors import ConfigError
 

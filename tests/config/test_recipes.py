@@ -6,6 +6,7 @@ from importlib.resources import files
 import pytest
 
 from worldrl.config import recipes
+from worldrl.config.imagination import AdversarialSettings, BranchedSettings
 from worldrl.config.learners import (
     CocoaEncoder,
     IQLSettings,
@@ -15,7 +16,7 @@ from worldrl.config.learners import (
     SACSettings,
 )
 from worldrl.config.loader import load_config
-from worldrl.config.schema import AdversarialSettings, BranchedSettings, TrainConfig
+from worldrl.config.schema import TrainConfig
 from worldrl.errors import ConfigError
 
 ALL = [(stage, name) for stage in recipes.STAGES for name in recipes.shipped(stage)]

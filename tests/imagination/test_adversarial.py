@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from worldrl.config.fields import group_of
+from worldrl.config.imagination import AdversarialSettings
 from worldrl.config.learners import BCSettings, SACSettings
-from worldrl.config.schema import AdversarialSettings, TrainConfig
+from worldrl.config.schema import TrainConfig
 from worldrl.errors import ConfigError
 from worldrl.imagination.adversarial import (
     Adversarial,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldrl.config.schema import PenaltyKind
+from worldrl.config.imagination import PenaltyKind
 from worldrl.errors import ConfigError
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.types import Prediction, Sampled

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import TerminationTask
+from worldrl.config.termination import TerminationTask
 from worldrl.data.dataset import load
 from worldrl.envs import make
 from worldrl.errors import ConfigError

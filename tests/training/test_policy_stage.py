@@ -14,7 +14,8 @@ import torch
 from support import log_of
 from torch import Tensor
 
-from worldrl.config.schema import RolloutSettings, TrainConfig
+from worldrl.config.imagination import RolloutSettings
+from worldrl.config.schema import TrainConfig
 from worldrl.errors import ConfigError, RunError
 from worldrl.imagination import IMAGINATIONS, buffer
 from worldrl.imagination.branched import BranchedRollouts, steps_before

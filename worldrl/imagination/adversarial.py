@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from worldrl.config.imagination import AdversarialSettings, without_pessimism
 from worldrl.config.members import per_member
-from worldrl.config.schema import AdversarialSettings, without_pessimism
 from worldrl.errors import ConfigError
 from worldrl.imagination.branched import BranchedRollouts, branched_rollouts
 from worldrl.imagination.setup import Ends, Setup

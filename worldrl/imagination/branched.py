@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from worldrl.config.imagination import BranchedSettings
 from worldrl.config.members import per_member
-from worldrl.config.schema import BranchedSettings
 from worldrl.imagination.filtering import most_plausible, networks_asked, world_to_filter
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import ImaginationSettings
+from worldrl.config.imagination import ImaginationSettings
 from worldrl.errors import RunError
 from worldrl.imagination.buffer import SyntheticBuffer, bytes_needed, check_memory
 from worldrl.models.anchors import is_anchor_network

@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import PenaltyKind
+from worldrl.config.imagination import PenaltyKind
 from worldrl.registry import Registry
 from worldrl.types import Penalty, Sampled
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldrl.config.schema import SimulatorSettings, without_pessimism
+from worldrl.config.imagination import SimulatorSettings, without_pessimism
 from worldrl.data.actions import from_unit
 from worldrl.data.simulator import VELOCITY_CLIP, SetState, state_setter
 from worldrl.errors import EnvironmentSetupError

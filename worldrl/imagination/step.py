@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import StopKind
+from worldrl.config.imagination import StopKind
 from worldrl.imagination.setup import Ends
 from worldrl.models.world import World
 from worldrl.rows import pack

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import PenaltyKind
+from worldrl.config.imagination import PenaltyKind
 from worldrl.imagination.penalties import PENALTIES
 from worldrl.imagination.rollout import (
     logged_range,

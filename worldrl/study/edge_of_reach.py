@@ -20,16 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from worldrl.config.imagination import BranchedSettings, PenaltySettings
 from worldrl.config.learners import SACSettings
-from worldrl.config.schema import (
-    BranchedSettings,
-    DatasetSettings,
-    GuardSettings,
-    PenaltySettings,
-    TrainConfig,
-)
+from worldrl.config.schema import DatasetSettings, GuardSettings, TrainConfig
 from worldrl.imagination import IMAGINATIONS
 from worldrl.imagination.setup import Setup
+from worldrl.learners.inputs import seen
 from worldrl.learners.sac import SAC
 from worldrl.models.world import World
 from worldrl.random import draw
@@ -63,12 +59,12 @@ LEARNER: dict[str, Any] = {
     "actor_learning_rate": 1e-3,
     "temperature_learning_rate": 1e-3,
     "initial_temperature": 0.1,
-    "target_rate": 0.05,
+    "target_rate": 0.2,
     "entropy_in_target": False,
     "actor_schedule": "constant",
 }
 #: RAVL's critics, their slopes turned apart by EDAC's term.
-RAVL: dict[str, Any] = {"num_critics": 10, "diversity": 1.0, "init": "edac"}
+RAVL: dict[str, Any] = {"num_critics": 10, "diversity": 0.0, "init": "edac"}
 
 
 class Arm(NamedTuple):
@@ -253,7 +249,8 @@ def best_return(seed: int) -> float:
 def value(learner: SAC, state: Any, observation: Tensor) -> Tensor:
     """``(P, B, S) -> (P, M, B)``: what every critic makes of the policy's own action."""
     action = learner.act(learner.policy_parameters(state), observation, None)
-    return learner.critics.values(state["critic"], state["support"], observation, action)
+    inputs = seen(learner.settings, state["inputs"], observation)
+    return learner.critics.values(state["critic"], state["support"], inputs, action)
 
 
 @torch.no_grad()

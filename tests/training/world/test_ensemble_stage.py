@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import EnsembleSettings
+from worldrl.config.model import EnsembleSettings
 from worldrl.errors import ModelError
 from worldrl.models.ensemble import Ensemble
 from worldrl.rows import pack

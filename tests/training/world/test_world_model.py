@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldrl.config.schema import TerminationSettings
+from worldrl.config.termination import TerminationSettings
 from worldrl.errors import ConfigError, ModelError
 from worldrl.models import termination
 from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble

@@ -13,14 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from worldrl.config.imagination import NoImaginationSettings
 from worldrl.config.judging import JudgeSettings
 from worldrl.config.learners import IQLSettings
-from worldrl.config.schema import (
-    DatasetSettings,
-    NoImaginationSettings,
-    RunSettings,
-    TrainConfig,
-)
+from worldrl.config.schema import DatasetSettings, RunSettings, TrainConfig
 from worldrl.data.dataset import Dataset
 from worldrl.errors import RunError
 from worldrl.evaluation.off_policy import Estimate

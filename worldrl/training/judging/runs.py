@@ -10,13 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from worldrl.config.judging import JudgeSettings
-from worldrl.config.schema import (
-    DatasetSettings,
-    FinetuneConfig,
-    PretrainConfig,
-    TerminationSettings,
-    TrainConfig,
-)
+from worldrl.config.schema import DatasetSettings, FinetuneConfig, PretrainConfig, TrainConfig
+from worldrl.config.termination import TerminationSettings
 from worldrl.data.dataset import load
 from worldrl.errors import RunError
 from worldrl.training.judging.judge import Judge, make_judge, read_values, values_config

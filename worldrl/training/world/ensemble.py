@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from worldrl.config.schema import EnsembleSettings
+from worldrl.config.model import EnsembleSettings
 from worldrl.errors import ModelError
 from worldrl.models.ensemble import (
     Ensemble,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from worldrl.config.schema import FinetuneConfig, TerminationSettings
+from worldrl.config.schema import FinetuneConfig
+from worldrl.config.termination import TerminationSettings
 from worldrl.data.dataset import Metadata
 from worldrl.errors import RunError
 from worldrl.registry import Registry

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from worldrl.config.filters import DynamicsRewardSettings
-from worldrl.config.schema import EnsembleSettings, TrainConfig
+from worldrl.config.model import EnsembleSettings
+from worldrl.config.schema import TrainConfig
 from worldrl.errors import ConfigError
 from worldrl.strict_json import finite
 from worldrl.training.checkpoint import SavedModel, load_model, save_model

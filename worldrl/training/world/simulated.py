@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 import torch
 
-from worldrl.config.schema import TerminationSettings, TrainConfig
+from worldrl.config.schema import TrainConfig
+from worldrl.config.termination import TerminationSettings
 from worldrl.data.dataset import Dataset
 from worldrl.errors import ConfigError
 from worldrl.imagination.simulator import Array, SimulatorModel, Stepper

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.config.schema import TerminationSettings
+from worldrl.config.termination import TerminationSettings
 from worldrl.errors import ConfigError, ModelError
 from worldrl.imagination.setup import Ends
 from worldrl.imagination.termination import find_formula, formula
