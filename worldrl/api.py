@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from worldrl.config.judging import JudgeSettings
 from worldrl.config.label import LabelSettings
 from worldrl.config.loader import load_config
 from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
 from worldrl.config.selection import SelectSettings
-from worldrl.data.actions import from_unit
-from worldrl.data.dataset import Dataset
 from worldrl.data.dataset import load as load_dataset
 from worldrl.data.export import Extras, export
 from worldrl.data.measures import Summary, summary
 from worldrl.data.pieces import joined, pieces
-from worldrl.errors import ConfigError, DataError, EnvironmentSetupError, RunError
-from worldrl.imagination.simulator import Stepper, simulator_stepper
-from worldrl.learners import LEARNERS
+from worldrl.errors import ConfigError, DataError, RunError
+from worldrl.policy import LoadedPolicy, load_policy
 from worldrl.strict_json import finite
-from worldrl.training import checkpoint, run
+from worldrl.systems import online_scoring, score_policy, scorer, scoring_of, systems
+from worldrl.training import run
 from worldrl.training.judging.runs import judge_of_runs, learned_in, termination_of, worlds_of
 from worldrl.training.label_file import LabelResult, check_out, label_file
-from worldrl.training.logged import Logged, logged
+from worldrl.training.logged import logged
 from worldrl.training.rewards import reward_transform
 from worldrl.training.run import RunResult
-from worldrl.training.systems import Systems
-from worldrl.training.train import Scorer
 from worldrl.training.world.pretrain import given_world
-from worldrl.types import Parameters, Policy
 
 if TYPE_CHECKING:
-    import gymnasium
-
-    from worldrl.envs import Scoring
     from worldrl.evaluation.off_policy import OfflineResult
     from worldrl.evaluation.result import Result
     from worldrl.study.directory import Result as StudyResult
@@ -221,103 +211,6 @@ def join(sources: Sequence[str | Path], out: str | Path, env_id: str | None = No
     return summary(load_dataset(file))
 
 
-class LoadedPolicy:
-    """The policies of a run, ready to act.
-
-    Args:
-        path: of the run, or of one of its checkpoints.
-
-    Attributes:
-        population: P, the members of the run.
-        steps: ``(P,)``, updates of each member's policy.
-        environment_steps: that each member was fine-tuned for; None where it was not.
-        stopped_by_guard: ``(P,)``, members whose last good policy this is, not their last.
-        shared_model: all members learned in one world model.
-        env_id: the environment of the run's data, if the data says.
-        action_low, action_high: ``(A,)``, environment units of -1 and 1.
-    """
-
-    def __init__(self, path: str | Path, device: str = "cpu") -> None:
-        directory, last = checkpoint.located(Path(path))
-        settings = directory.read_config()
-        saved = None if last is None else checkpoint.load(last, device, state=False)
-        if saved is None or "policy" not in saved.plain or isinstance(settings, PretrainConfig):
-            raise RunError(
-                f"{path} holds no policy yet. It comes with the first checkpoint of `worldrl "
-                "train`; a pretrain run holds a world model only."
-            )
-        facts = saved.plain["policy"]
-        self.run = directory.path
-        self.settings = settings
-        self.population = settings.population
-        progress = saved.plain["progress"]
-        self.stopped_by_guard = tuple(
-            trip is not None for group in progress["groups"] for trip in group["trips"]
-        )
-        kept = isinstance(settings, TrainConfig) and settings.acceptance.kind != "none"
-        self.steps = tuple(
-            memory["good_step"] if kept or trip is not None else group["step"]
-            for group in progress["groups"]
-            for trip, memory in zip(group["trips"], group["guards"], strict=True)
-        )
-        online = isinstance(settings, FinetuneConfig)
-        self.environment_steps: int | None = saved.plain["step"] if online else None
-        self.observation_size: int = facts["observation_size"]
-        self.env_id: str | None = facts["env_id"]
-        self.shared_model: bool = facts["shared_model"]
-        self.action_low = np.asarray(facts["action_low"], np.float32)
-        self.action_high = np.asarray(facts["action_high"], np.float32)
-        self.learner = LEARNERS[settings.learner.kind](
-            settings.learner, self.observation_size, len(self.action_low), settings.num_updates
-        )
-        self.parameters = {
-            name.removeprefix("policy/"): value for name, value in saved.model.items()
-        }
-
-    @torch.no_grad()
-    def __call__(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """``(P, B, S), (P, B, A) or None (deterministic) -> (P, B, A)`` in [-1, 1]."""
-        return self.learner.act(self.parameters, observation, noise)
-
-    def member(self, number: int) -> Parameters:
-        """The policy of one member, ``(1, ...)``."""
-        return {name: value[number : number + 1] for name, value in self.parameters.items()}
-
-    def check_fits(self, logged: Logged) -> None:
-        """Refuse data that the policy does not act on.
-
-        Raises:
-            DataError: sizes or action bounds differ.
-        """
-        sizes = self.observation_size, len(self.action_low)
-        bounds = (self.action_low, logged.action_low), (self.action_high, logged.action_high)
-        if sizes != (logged.observation_size, logged.action_size) or not all(
-            np.allclose(*pair) for pair in bounds
-        ):
-            raise DataError(
-                f"the policy of {self.run} does not act on this data: observations, actions or "
-                "their bounds are others. Name the data that it learned from"
-            )
-
-    @torch.no_grad()
-    def act(self, observations: NDArray[Any], member: int = 0) -> NDArray[np.float32]:
-        """Deterministic actions of one member: ``(B, S) -> (B, A)`` in environment units."""
-        own = self.member(member)
-        observation = torch.as_tensor(np.asarray(observations, np.float32))[None]
-        unit = self.learner.act(own, observation.to(next(iter(own.values())).device), None)
-        scaled = from_unit(unit[0].cpu().numpy(), self.action_low, self.action_high)
-        return scaled.astype(np.float32)
-
-
-def load_policy(path: str | Path, device: str = "cpu") -> LoadedPolicy:
-    """The policies of a train run's last checkpoint, or of the checkpoint that is named.
-
-    Raises:
-        RunError: there is no run at ``path``, or it holds no policy yet.
-    """
-    return LoadedPolicy(path, device)
-
-
 def evaluate(
     path: str | Path,
     episodes: int = 10,
@@ -337,13 +230,13 @@ def evaluate(
     policy = load_policy(path, device)
     settings = policy.settings
     if env_id is not None:
-        scoring = _scoring(policy.env_id, env_id, True)
+        scoring = scoring_of(policy.env_id, env_id, True)
     elif isinstance(settings, FinetuneConfig):
         scoring = online_scoring(settings, policy.env_id)
     else:
         own = settings.evaluation
-        scoring = _scoring(policy.env_id, own.env_id, own.allow_other_environment)
-    result = _score(
+        scoring = scoring_of(policy.env_id, own.env_id, own.allow_other_environment)
+    result = score_policy(
         policy,
         policy.population,
         (policy.action_low, policy.action_high),
@@ -403,8 +296,10 @@ def evaluate_offline(
         played: Sequence[float | None] = [None] * policy.population
         if env_id is not None:
             bounds = policy.action_low, policy.action_high
-            scoring = _scoring(policy.env_id, env_id, True)
-            result = _score(policy, policy.population, bounds, scoring, episodes, seed, device)
+            scoring = scoring_of(policy.env_id, env_id, True)
+            result = score_policy(
+                policy, policy.population, bounds, scoring, episodes, seed, device
+            )
             played = [float(np.mean(row)) for row in result.returns]
         own = learned_in(worlds, policy.run, policy.settings)
         found += [
@@ -457,119 +352,3 @@ def study_true_dynamics(
 
     path = None if out is None else Path(out)
     return true_dynamics(env_id, configs, partial(make, env_id), scorer, path, quiet)
-
-
-def systems() -> Systems:
-    """What runs build."""
-    return Systems(scorer, environments, simulator)
-
-
-def environments(settings: FinetuneConfig, recorded: str | None) -> Callable[[], gymnasium.Env]:
-    """What builds the environments that policies are fine-tuned in."""
-    factory = online_scoring(settings, recorded).factory
-    factory().close()  # says now, not after hours, what is missing
-    return factory
-
-
-def online_scoring(settings: FinetuneConfig, recorded: str | None) -> Scoring:
-    """The environment to fine-tune and to score in.
-
-    Raises:
-        EnvironmentSetupError: none is named, it cannot be built, or it is another one than the
-            data's and ``settings`` do not allow that.
-    """
-    if recorded is None and settings.env_id is None:
-        raise EnvironmentSetupError(
-            "the data does not name the environment that recorded it. Say where to go on: "
-            "env_id=Hopper-v5, for example."
-        )
-    scoring = _scoring(recorded, settings.env_id, True)
-    if scoring.other_environment and not settings.allow_other_environment:
-        raise EnvironmentSetupError(
-            f"the data was recorded in '{scoring.recorded_env_id}', and '{scoring.env_id}' is "
-            "another environment. Set allow_other_environment=true to fine-tune and score there; "
-            "results are marked."
-        )
-    return scoring
-
-
-def scorer(settings: TrainConfig | FinetuneConfig, recorded: str | None) -> Scorer:
-    """Scores policies during training as ``settings.evaluation`` says."""
-    evaluation = settings.evaluation
-    if isinstance(settings, FinetuneConfig):
-        scoring = online_scoring(settings, recorded)
-    else:
-        own = settings.evaluation
-        scoring = _scoring(recorded, own.env_id, own.allow_other_environment)
-    scoring.factory().close()  # says now, not after hours, what is missing
-
-    def score(
-        policy: Policy, population: int, action_low: Any, action_high: Any, device: Any
-    ) -> dict[str, Any]:
-        bounds = (action_low, action_high)
-        result = _score(
-            policy, population, bounds, scoring, evaluation.episodes, evaluation.seed, device
-        )
-        return result.to_json()
-
-    return score
-
-
-def simulator(settings: TrainConfig, dataset: Dataset) -> Stepper:
-    """Steps the simulator of ``settings.imagination``, from states as the data shows them.
-
-    Raises:
-        EnvironmentSetupError: it cannot be built, or its state cannot be set.
-    """
-    from worldrl.envs import make_altered
-
-    own, recorded = settings.imagination, dataset.metadata.env_id
-    assert own.kind == "simulator"
-    if own.env_id is None and recorded is None:
-        raise ConfigError(
-            "the data does not name an environment, so there is no simulator to imagine in. Set "
-            "imagination.env_id"
-        )
-    # It need not be the one that recorded the data: the learner holds it against the data.
-    build = _scoring(recorded, own.env_id, allow_other=True).factory
-    altered = partial(make_altered, build, own.gravity, own.friction, own.damping)
-    rows = dataset.transitions()
-    return simulator_stepper(altered, rows.observation, rows.action)
-
-
-def _scoring(recorded: str | None, requested: str | None, allow_other: bool) -> Scoring:
-    from worldrl.envs import scoring_environment
-
-    return scoring_environment(recorded, requested, allow_other)
-
-
-def _score(
-    policy: Policy,
-    population: int,
-    bounds: tuple[NDArray[Any], NDArray[Any]],
-    scoring: Scoring,
-    episodes: int,
-    seed: int,
-    device: str | torch.device,
-) -> Result:
-    from worldrl.envs import reference_scores
-    from worldrl.evaluation.result import evaluation_result
-    from worldrl.evaluation.returns import evaluate_returns
-
-    played = evaluate_returns(
-        scoring.factory,
-        policy,
-        episodes,
-        seed,
-        population,
-        action_low=bounds[0],
-        action_high=bounds[1],
-        device=device,
-    )
-    return evaluation_result(
-        played,
-        env_id=scoring.env_id,
-        seed=seed,
-        recorded_env_id=scoring.recorded_env_id,
-        reference=reference_scores(scoring.env_id),
-    )

@@ -231,7 +231,7 @@ def _policy(policy: str, env_id: str, seed: int | None) -> ActingPolicy | None:
             f"--policy {policy} is neither 'random', nor a run directory, nor an actor file that "
             "ends in .npz"
         )
-    from worldrl.api import load_policy
+    from worldrl.policy import load_policy
 
     loaded = load_policy(path)
     size, (low, _) = _spaces(path, env_id)

@@ -25,6 +25,8 @@ from worldrl.imagination import IMAGINATIONS
 from worldrl.imagination.setup import Setup
 from worldrl.learners import LEARNERS
 from worldrl.rows import row_width, unpack
+from worldrl.systems import simulator
+from worldrl.systems import systems as own_systems
 from worldrl.training import run as runs
 from worldrl.training.checkpoint import last_checkpoint
 from worldrl.training.checkpoint import load as load_checkpoint
@@ -82,7 +84,7 @@ def test_imagined_rows_are_steps_of_the_altered_simulator(cheetah: Path, tmp_pat
     assert config.imagination.kind == "simulator"
     with RunDirectory.create(tmp_path / "run", config) as directory:
         execution = Execution(directory, config, None)
-        model = simulated_world(execution, api.simulator)
+        model = simulated_world(execution, simulator)
         worlds = _worlds(execution, model)
     logged = execution.logged
     size, width = logged.observation_size, logged.action_size
@@ -147,8 +149,8 @@ def scorers(at: int | None) -> Callable[..., Any]:
     return build
 
 
-def systems(at: int | None, simulator: Any = api.simulator) -> Systems:
-    return api.systems()._replace(scorer=scorers(at), simulator=simulator)
+def systems(at: int | None, simulator: Any = simulator) -> Systems:
+    return own_systems()._replace(scorer=scorers(at), simulator=simulator)
 
 
 def test_a_stopped_run_goes_on_exactly(cheetah: Path, tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_another_simulator_than_the_runs_is_noticed(
 
     def heavier(config: TrainConfig, dataset: Any) -> Any:
         own = config.imagination.model_copy(update={"gravity": 1.5})
-        return api.simulator(config.model_copy(update={"imagination": own}), dataset)
+        return simulator(config.model_copy(update={"imagination": own}), dataset)
 
     with pytest.raises(WorldRLError, match="came out differently"):
         runs.resume(tmp_path / "run", True, systems(None, heavier))
