@@ -17,6 +17,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("api",),
+    ("policy", "systems"),
     ("study",),
     ("sweep", "report"),
     ("training",),
@@ -28,8 +29,9 @@ LAYERS = (
 )
 #: Plain modules: they import each other and nothing above.
 BASE = {"types", "errors", "registry", "random", "rows", "nearest", "optim", "strict_json", "tasks"}
-#: Who may build simulators: commands, and the Python functions that do the same as commands.
-SIMULATOR_USERS = {"cli", "api"}
+#: Who may build simulators: commands, the Python functions that do the same as commands, and what
+#: these give to runs.
+SIMULATOR_USERS = {"cli", "api", "systems"}
 
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
