@@ -436,6 +436,22 @@ def test_other_settings_than_the_trained_models_are_refused(tmp_path):
         load_config("train", file, ["dataset=x", given])
 
 
+def test_a_run_brings_the_dynamics_reward_that_it_learned(tmp_path):
+    sizes = "imagination.filter.reward.hidden=[8]"
+    config = load_config("train", "morec", ["dataset=x", sizes])
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    given = ["dataset=x", f"model={tmp_path}"]
+    assert load_config("train", "morec", given).imagination.filter.reward.hidden == (8,)
+    assert load_config("train", "morec", [*given, sizes]).imagination.filter.reward.hidden == (8,)
+    with pytest.raises(ConfigError, match=r"reward\.hidden is \[9\], and the dynamics reward of"):
+        load_config("train", "morec", [*given, "imagination.filter.reward.hidden=[9]"])
+    assert load_config("train", "mopo", given).imagination.filter.kind == "none"
+    # Without a reward there, one is learned, as asked.
+    bare = trained_model(tmp_path)
+    found = load_config("train", "morec", ["dataset=x", bare, sizes])
+    assert found.imagination.filter.reward.hidden == (8,)
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"arguments: model is '.*none', and there is no run"):
         load_config("train", "mopo", ["dataset=x", f"model={tmp_path / 'none'}"])
