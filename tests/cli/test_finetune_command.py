@@ -144,6 +144,7 @@ def test_a_policy_before_its_first_update_is_the_runs(offline: Path, tmp_path: P
         ("bc", [], "--recipe rlpd"),
         ("nowhere", [], "there is no run"),
         ("sac", ["learner.hidden=9,9"], "weights=fresh"),
+        ("sac", ["weights=fresh", "footing.steps=3"], "footing would be unused"),
         ("sac", ["dataset={other}"], "learned from other data"),
         ("sac", ["replay_capacity=1000000000000", "num_steps=1000000000000"], "GiB is free"),
     ],

@@ -201,6 +201,7 @@ def test_other_worlds_and_values_may_judge(run: Run, trained: Path, tmp_path: Pa
     [
         (["{run}", "{run}"], "judged with --offline"),
         (["{run}", "--model", "{run}"], "--model would be unused"),
+        (["{run}", "--offline", "--episodes", "3"], "nothing is played without --env-id"),
         (["{tmp}/bc", "--offline"], "learned without a world model"),
         (["{run}", "--offline", "--values", "{tmp}/bc"], "no run of the learner iql"),
         (["{run}", "--offline", "--dataset", "{tmp}/other.npz"], "observations of size 4"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from worldrl.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from worldrl.evaluation.result import Result
 
+EPISODES = 10
 _DEFAULT = JudgeSettings()
 
 
@@ -28,7 +30,7 @@ def evaluate(
             "--offline.",
         ),
     ],
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes a member.")] = 10,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes a member.")] = EPISODES,
     env_id: Annotated[
         str | None,
         typer.Option(
@@ -79,6 +81,11 @@ def evaluate(
         given = None if values is None else str(values)
         if not 0 < expectile < 1:
             raise ConfigError(f"--expectile {expectile:g}: give a number above 0 and below 1")
+        playing = {"--episodes": (episodes, EPISODES), "--seed": (seed, 0)}
+        if env_id is None and (unused := _changed(playing)):
+            raise ConfigError(
+                f"{unused} would be unused: nothing is played without --env-id; add it"
+            )
         settings = JudgeSettings(
             values=given, value_updates=value_updates, expectile=expectile, horizon=horizon
         )
@@ -102,8 +109,8 @@ def evaluate(
         "--expectile": (expectile, _DEFAULT.expectile),
         "--horizon": (horizon, _DEFAULT.horizon),
     }
-    if unused := [name for name, (given, default) in judging.items() if given != default]:
-        raise ConfigError(f"{' and '.join(unused)} would be unused without --offline; add it")
+    if unused := _changed(judging):
+        raise ConfigError(f"{unused} would be unused without --offline; add it")
     (run_dir,) = run_dirs
     with json_only(as_json):
         from worldrl import api
@@ -116,6 +123,11 @@ def evaluate(
             print(f"worldrl: warning: the result is not recorded: {error}", file=sys.stderr)
     if as_json:
         print_json({"run": run_dir, **result.to_json()})
+
+
+def _changed(options: Mapping[str, tuple[Any, Any]]) -> str:
+    """The options whose value is not the default."""
+    return " and ".join(name for name, (given, default) in options.items() if given != default)
 
 
 def _append(run_dir: Path, result: Result) -> None:

@@ -402,6 +402,15 @@ class FinetuneConfig(RunSettings):
         return self
 
     @model_validator(mode="after")
+    def _a_footing_can_be_lost(self) -> Self:
+        if self.weights == "fresh" and self.footing != FootingSettings():
+            raise ValueError(
+                "footing would be unused: it watches over what a run had learned, and weights is "
+                "fresh. Leave it out, or set weights=run"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_learner_can_go_on(self) -> Self:
         why = {
             "bc": "clones what is logged and has no values to improve it by",

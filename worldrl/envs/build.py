@@ -114,7 +114,7 @@ def _missing(env_id: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in ("mujoco", "imageio"):
         return (
             f"environment '{env_id}' needs the package '{error.name}', which is not installed. "
-            "Run: pip install 'gymnasium[mujoco]'. Training needs no simulator; only scoring does."
+            "Run: pip install 'gymnasium[mujoco]'. Learning from logged data needs none."
         )
     return f"environment '{env_id}' needs something that is not installed: {error}"
 

@@ -87,7 +87,9 @@ def scoring_environment(
         return Scoring(origin, origin)
     successor = _successor(origin)
     if successor is None:
-        raise EnvironmentSetupError(f"nothing here can score data of '{recorded}': {reason}")
+        raise EnvironmentSetupError(
+            f"the environment of '{recorded}' cannot be built here: {reason}"
+        )
     settings = _settings(successor, task)
     make(successor, settings).close()
     if not allow_other:
