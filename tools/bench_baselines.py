@@ -22,7 +22,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from bench import ACTION, HORIZON, LEARNER_BENCHES, OBSERVATION, ROWS, STARTS, Bench, logged_data
+from bench import HORIZON, LEARNER_BENCHES, ROWS, STARTS, Bench, logged_data
+from products import ACTION, OBSERVATION
 from torch import Tensor, nn
 from torch.nn import functional as F
 
