@@ -63,12 +63,12 @@ def cells(methods: dict[str, Any]) -> dict[str, Any]:
         own = dict(own or {})
         own_model = own.pop("own_model", False)
         kind = worldrl.load_config("train", recipe, {"dataset": "x"}).imagination.kind
-        for name, file in methods["datasets"].items():
+        for name, data in methods["datasets"].items():
             shared = kind not in ("none", "simulator") and not own_model
             found[f"{METHODS}{name}-{recipe}"] = {
                 "recipe": recipe,
-                "dataset": file,
-                "overrides": {**methods["common"], **own},
+                "dataset": data["file"],
+                "overrides": {**methods["common"], **data["budget"], **own},
                 **({"model": {"name": name, "settings": methods["model"]}} if shared else {}),
             }
     return found
@@ -228,23 +228,25 @@ def methods_table(methods: dict[str, Any]) -> str:
         path = RESULTS / f"{name}.json"
         if path.exists():
             found[name] = json.loads(path.read_text())
-    common = methods["common"]
+    common, datasets = methods["common"], methods["datasets"]
+    budgets = [data["budget"] for data in datasets.values()]
     lines = [
         "# Every method on the same data",
         "",
         "Built by `tools/records table` from the records under `methods/`; a cell is made again by",
-        "`tools/records run methods/DATASET-RECIPE`. Small networks and few updates, the same for",
-        f"all: {common['num_updates']:,} updates, {common['population']} seeds as one population,",
-        "with one world model a seed; policies and critics have fewer units where an update costs",
-        "ten times another's. The rest is each recipe's own row for data without published",
-        "settings, but for what `tools/methods.yaml` states. This compares what methods do with a",
-        "small budget, not what they reach. Mean return ± deviation over seeds of the last",
-        f"policy, {EPISODES} deterministic episodes each, and the normalised score in brackets;",
-        "**bold** is above the data's mean; g: seeds that a guard stopped, scored with their last",
-        "good policy.",
+        "`tools/records run methods/DATASET-RECIPE`. Small networks and few updates, on a dataset",
+        f"the same for all: {common['population']} seeds as one population, with one world model",
+        "a seed; other units stand in a cell where an update costs ten times another's. The rest",
+        "is each recipe's own row for data without published settings, but for what",
+        "`tools/methods.yaml` states. This compares what methods do with a small budget, not what",
+        f"they reach. Mean return ± deviation over seeds of the last policy, {EPISODES}",
+        "deterministic episodes each, and the normalised score in brackets; **bold** is above the",
+        "data's mean; g: seeds that a guard stopped, scored with their last good policy.",
         "",
-        f"| | units | {' | '.join(methods['datasets'])} |",
-        "|---" * (len(methods["datasets"]) + 2) + "|",
+        f"| | {' | '.join(datasets)} |",
+        "|---" * (len(datasets) + 1) + "|",
+        f"| updates | {' | '.join(format(one['num_updates'], ',') for one in budgets)} |",
+        f"| units | {' | '.join(_units(one['learner.hidden']) for one in budgets)} |",
     ]
     for label, key in (
         ("data: mean", "mean"),
@@ -252,19 +254,25 @@ def methods_table(methods: dict[str, Any]) -> str:
         ("data: best episode", "best"),
     ):
         row = []
-        for dataset in methods["datasets"]:
+        for dataset in datasets:
             of = [one for name, one in found.items() if name.startswith(f"{METHODS}{dataset}-")]
             row.append(f"{of[0]['dataset']['returns'][key]:,.0f}" if of else "")
-        lines.append(f"| {label} | | {' | '.join(row)} |")
-    for recipe, own in methods["recipes"].items():
-        width = " x ".join(map(str, {**common, **(own or {})}["learner.hidden"]))
-        row = [_cell(found.get(f"{METHODS}{name}-{recipe}")) for name in methods["datasets"]]
+        lines.append(f"| {label} | {' | '.join(row)} |")
+    for recipe in methods["recipes"]:
+        row = [
+            _cell(found.get(f"{METHODS}{name}-{recipe}"), data["budget"]["learner.hidden"])
+            for name, data in datasets.items()
+        ]
         if any(row):
-            lines.append(f"| `{recipe}` | {width} | {' | '.join(row)} |")
+            lines.append(f"| `{recipe}` | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(record: dict[str, Any] | None) -> str:
+def _units(hidden: list[int]) -> str:
+    return " x ".join(map(str, hidden))
+
+
+def _cell(record: dict[str, Any] | None, hidden: list[int]) -> str:
     if record is None:
         return ""
     score = record["score"]
@@ -273,8 +281,10 @@ def _cell(record: dict[str, Any] | None) -> str:
         text += f" [{score['normalized_score']:.0f}]"
     if score["return_mean"] > record["dataset"]["returns"]["mean"]:
         text = f"**{text}**"
-    stopped = sum(score["stopped_by_guard"] or [])
-    return f"{text} g{stopped}" if stopped else text
+    if (stopped := sum(score["stopped_by_guard"] or [])) > 0:
+        text += f" g{stopped}"
+    own = record["overrides"]["learner.hidden"]
+    return text if own == hidden else f"{text} ({_units(own)})"
 
 
 def choice_table(records: list[dict[str, Any]], experiments: dict[str, Any]) -> list[str]:
