@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from worldrl.config import yaml_subset
 from worldrl.config.loader import load_config, load_saved
@@ -17,7 +16,7 @@ from worldrl.config.loader import load_config, load_saved
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOOLS = REPOSITORY / "tools"
 RESULTS = REPOSITORY / "docs" / "results"
-RECORDS = sorted(RESULTS.glob("**/*.json"))
+RECORDS = sorted([*RESULTS.glob("*.json"), *RESULTS.glob("methods/*.json")])
 sys.path.insert(0, str(TOOLS))
 
 
@@ -73,9 +72,22 @@ def test_every_experiment_has_its_record(experiments: dict[str, Any]) -> None:
     assert found <= set(experiments)
 
 
-def test_the_table_is_that_of_the_records(experiments: dict[str, Any]) -> None:
-    import records
+def test_the_pages_are_those_of_the_records() -> None:
+    import tables
 
-    methods = yaml.safe_load((TOOLS / "methods.yaml").read_text())
-    assert (RESULTS / "README.md").read_text() == records.table(experiments)
-    assert (RESULTS / "methods.md").read_text() == records.methods_table(methods)
+    for name, text in tables.pages().items():
+        assert (RESULTS / name).read_text() == text, name
+
+
+def test_studies_and_judgements_name_their_command() -> None:
+    from experiments import OFFLINE, STUDIES, load_methods, load_studies
+
+    for prefix, command, known in (
+        (STUDIES, "study", load_studies()),
+        (OFFLINE, "offline", load_methods()["datasets"]),
+    ):
+        for path in RESULTS.glob(f"{prefix}*.json"):
+            record = json.loads(path.read_text())
+            assert path.stem in known
+            assert record["command"] == f"tools/records {command} {path.stem}"
+            assert record["environment"]["git"]["modified"] is False
