@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch
 
+from worldrl.config.learners import SoftSettings
 from worldrl.config.model import EnsembleSettings
 from worldrl.config.schema import TrainConfig
 from worldrl.learners.mobile import CPU_ROWS
@@ -121,7 +122,7 @@ def sac_shapes(config: TrainConfig) -> list[Shape]:
     Actor: forward on the next and on the current observations, backward (two). Critics: target
     forward, forward, backward (two), forward under the new action, backward to the action (one).
     """
-    assert config.learner.kind == "sac"
+    assert isinstance(config.learner, SoftSettings)
     batch, hidden = config.learner.batch_size, list(config.learner.hidden)
     actor = network(1, batch, [OBSERVATION, *hidden, 2 * ACTION])
     critic = network(config.learner.num_critics, batch, [OBSERVATION + ACTION, *hidden, 1])
