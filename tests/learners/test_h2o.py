@@ -179,7 +179,7 @@ class Reference:
             total_value += sum(value.item() for value in values) / B / len(self.critics)
             for row in range(B):
                 error = (values[row] - backups[row]) ** 2
-                weight = 1 / LOGGED if row < LOGGED else ratios[row - LOGGED] / (B - LOGGED)
+                weight = 1 / LOGGED if row < LOGGED else ratios[row - LOGGED] / sum(ratios)
                 td = td + weight * error
             simulated = torch.stack(values[LOGGED:])
             soft = (shares * simulated.exp()).sum().log()
