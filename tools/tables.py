@@ -15,6 +15,7 @@ from experiments import (
     cells,
     load_experiments,
     load_methods,
+    load_studies,
 )
 
 from worldrl.envs import reference_scores
@@ -175,9 +176,12 @@ def studies_page() -> str:
         "Built by `tools/records pages` from the records under `studies/`. Numbers are of the end",
         "of training, one a seed.",
     ]
-    for path in sorted((RESULTS / STUDIES).glob("*.json")):
+    studies = load_studies()
+    for name in studies:
+        path = RESULTS / f"{STUDIES}{name}.json"
+        if not path.exists():
+            continue
         record = json.loads(path.read_text())
-        name = path.stem
         lines += [
             *("", f"## {name}", ""),
             f"`{record['command']}`: {_budget(record)}.",
@@ -185,15 +189,16 @@ def studies_page() -> str:
         ]
         for what, row in record["criteria"].items():
             found = ", ".join(f"{value:,.3g}" for value in row["found"])
-            lines.append(
-                f"| {what} | {row['expected']} | {found} | {'yes' if row['met'] else 'no'} |"
-            )
+            expected = row["expected"].replace("|", "\\|")
+            lines.append(f"| {what} | {expected} | {found} | {'yes' if row['met'] else 'no'} |")
         curves = record["curves"]
         values = next(key for key in ("max_abs_q_inside", "max_abs_q") if key in curves["base"])
         lines += ["", "| arm | return | largest absolute value |", "|---|---|---|"]
         for arm, curve in curves.items():
             ends = [", ".join(f"{v:,.4g}" for v in curve[key][-1]) for key in ("return", values)]
             lines.append(f"| {arm} | {' | '.join(ends)} |")
+        if (note := studies[name].get("note")) is not None:
+            lines += ["", note.strip()]
         figures = [f"![{one}](studies/{name}-{one}.svg)" for one in ("return", "values")]
         lines += ["", *figures]
     return "\n".join(lines) + "\n"
