@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 520, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 30, 40
+WIDTH, HEIGHT = 520, 350
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 30, 40
+PLOT_TOP = TOP + 34  # below two rows of keys
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e")
 #: Dark, middle and bright end of a map's colours.
 SHADES = ((68, 1, 84), (33, 145, 140), (253, 231, 37))
@@ -40,7 +42,7 @@ def line_chart(
     log: bool = False,
     reference: tuple[str, float] | None = None,
 ) -> str:
-    """Means over members as lines, least to largest member as bands.
+    """Medians over members as lines, least to largest member as bands.
 
     Args:
         log: the vertical axis is logarithmic; values of 0 or less are left out.
@@ -59,8 +61,8 @@ def line_chart(
         for x, members in zip(line.x, line.y, strict=True):
             known = [value for value in members if usable(value)]
             if known:
-                mean = sum(known) / len(known)
-                rows.append((x, *(scaled(value) for value in (mean, min(known), max(known)))))
+                middle = statistics.median(known)
+                rows.append((x, *(scaled(value) for value in (middle, min(known), max(known)))))
         summaries.append(rows)
     levels = [value for rows in summaries for row in rows for value in row[1:]]
     if reference is not None and usable(reference[1]):
@@ -70,9 +72,8 @@ def line_chart(
 
     def at(x: float, y: float) -> str:
         across = LEFT + (WIDTH - LEFT - RIGHT) * x / most
-        return (
-            f"{across:.1f},{HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * _share(y, low, high):.1f}"
-        )
+        up = (HEIGHT - PLOT_TOP - BOTTOM) * _share(y, low, high)
+        return f"{across:.1f},{HEIGHT - BOTTOM - up:.1f}"
 
     parts = _axes(title, x_label, y_label)
     for tick in _ticks(low, high, whole=log):
@@ -92,14 +93,15 @@ def line_chart(
     for index, rows in enumerate(summaries):
         colour = COLOURS[index % len(COLOURS)]
         band = [at(x, top) for x, _, _, top in rows] + [at(x, b) for x, _, b, _ in reversed(rows)]
-        middle = [at(x, mean) for x, mean, _, _ in rows]
+        curve = [at(x, middle) for x, middle, _, _ in rows]
         parts.append(f'<polygon fill="{colour}" opacity="0.15" points="{" ".join(band)}"/>')
-        parts.append(f'<polyline stroke="{colour}" points="{" ".join(middle)}"/>')
+        parts.append(f'<polyline stroke="{colour}" points="{" ".join(curve)}"/>')
     for index, name in enumerate(names):
         colour = COLOURS[index % len(COLOURS)] if index < len(lines) else "#555"
-        key = TOP + 12 + 15 * index
-        parts.append(f'<rect x="{LEFT + 8}" y="{key - 8}" width="12" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{LEFT + 26}" y="{key - 2}">{escape(name)}</text>')
+        row, column = divmod(index, 2)
+        left, base = LEFT + 8 + column * (WIDTH - LEFT - RIGHT) // 2, TOP + 8 + 15 * row
+        parts.append(f'<rect x="{left}" y="{base - 6}" width="12" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{left + 18}" y="{base}">{escape(name)}</text>')
     return _figure(parts, WIDTH, HEIGHT)
 
 
@@ -155,7 +157,7 @@ def _axes(title: str, x_label: str, y_label: str) -> list[str]:
         f'<text x="{middle}" y="{HEIGHT - 6}" class="mid">{escape(x_label)}</text>',
         f'<text transform="translate(14 {HEIGHT / 2}) rotate(-90)" class="mid">'
         f"{escape(y_label)}</text>",
-        f'<polyline class="axis" points="{LEFT},{TOP} {LEFT},{HEIGHT - BOTTOM} '
+        f'<polyline class="axis" points="{LEFT},{PLOT_TOP} {LEFT},{HEIGHT - BOTTOM} '
         f'{WIDTH - RIGHT},{HEIGHT - BOTTOM}"/>',
     ]
 

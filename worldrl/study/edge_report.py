@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from statistics import median
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -149,12 +150,12 @@ def write_up(
     rows = [
         {
             "arm": finished[name].title,
-            "return": _mean(own["return"]),
-            "max |Q| inside": _mean(own["max_abs_q_inside"]),
-            "max |Q| on the edge": _mean(own["max_abs_q_edge"]),
-            "deviation inside": _mean(own["critic_spread_inside"]),
-            "deviation on the edge": _mean(own["critic_spread_edge"]),
-            "ends beyond reach": _mean(own["ends_beyond_reach"]),
+            "return": median(own["return"]),
+            "max |Q| inside": median(own["max_abs_q_inside"]),
+            "max |Q| on the edge": median(own["max_abs_q_edge"]),
+            "deviation inside": median(own["critic_spread_inside"]),
+            "deviation on the edge": median(own["critic_spread_edge"]),
+            "ends beyond reach": median(own["ends_beyond_reach"]),
         }
         for name, own in last.items()
     ]
@@ -169,10 +170,10 @@ def write_up(
     return [
         Section("What it is", about),
         Section("What was expected, and found", rows=criteria_rows),
-        Section("At the end, means over members", rows=rows),
+        Section("At the end, medians over members", rows=rows),
         Section(
             "On the way",
-            "Means over members; bands reach from the least to the largest.",
+            "Medians over members; bands reach from the least to the largest.",
             [text for name, text in figures.items() if not name.startswith("map-")],
         ),
         Section(
@@ -182,7 +183,3 @@ def write_up(
             [text for name, text in figures.items() if name.startswith("map-")],
         ),
     ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
