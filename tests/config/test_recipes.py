@@ -371,8 +371,45 @@ def test_long_horizons_are_those_of_the_published_configurations() -> None:
         assert found == wanted
         assert (config.model.num_members, config.model.num_elites) == (128, 100)
         assert (imagination.elite, imagination.judges) == ("per_rollout", "elites")
+        learner = config.learner
+        assert (learner.num_critics, learner.target_critics, learner.batch_size) == (10, 2, 2048)
+        assert (learner.actor_values, learner.critic_loss.kind) == ("mean", "huber")
     small = load_config("train", "long-horizon", ["dataset=x"])
     assert small.model.num_members == 20
+    assert small.learner.kind == "sac"
+    assert (small.learner.num_critics, small.learner.target_critics) == (2, None)
+
+
+@pytest.mark.parametrize("name", sorted(recipes.shipped("train")))
+def test_a_task_with_a_row_anywhere_gets_no_row_for_unknown_data(name: str) -> None:
+    """Else a recipe's own row `other` would be laid over its base's published one."""
+    published: set[str] = set()
+    for part in recipes.read("train", name):  # the base first
+        if recipes.OTHER in part.tasks:
+            assert published <= set(part.tasks), part.origin
+        published |= set(part.tasks) - {recipes.OTHER}
+
+
+def test_ravl_has_the_fixed_numbers_on_every_task_of_mopo() -> None:
+    for task in recipes.read("train", "mopo")[-1].tasks:
+        learner = load_config("train", "ravl", [f"dataset=d4rl:{task}"]).learner
+        assert learner.kind == "sac"
+        assert learner.hidden == ((256, 256) if task == recipes.OTHER else (256, 256, 256))
+        assert learner.num_critics == (50 if task.startswith("hopper") else 10)
+        assert learner.diversity == (5.0 if "medium-expert" in task and "hopper" not in task else 1)
+
+
+def test_the_control_without_a_model_has_the_learner_of_mopo_on_other_data() -> None:
+    sac, mopo = (load_config("train", name, ["dataset=x"]) for name in ("sac", "mopo"))
+    assert sac.learner == mopo.learner
+
+
+@pytest.mark.parametrize("name", ["cql", "td3bc", "rebrac", "prdc", "sac-n", "edac", "iql"])
+def test_returns_of_zero_or_one_are_measured_over_a_hundred_episodes(name: str) -> None:
+    for task in recipes.read("train", name)[-1].tasks:
+        if task.startswith(("antmaze", "maze2d")):
+            config = load_config("train", name, [f"dataset=d4rl:{task}"])
+            assert config.evaluation.episodes == 100
 
 
 def test_h2o_has_the_published_settings() -> None:
