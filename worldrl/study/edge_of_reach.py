@@ -2,12 +2,13 @@
 
 Rollouts of k steps from the data visit states at step k that no earlier step can reach. They occur
 in targets as next states and never as states, so their values are never corrected, and what is
-wrong there flows back. Three arms learn in the true dynamics of :mod:`worldrl.study.point`, where a
+wrong there flows back. Four arms learn in the true dynamics of :mod:`worldrl.study.point`, where a
 penalty for model error has nothing to penalise:
 
 * ``base``: SAC with 2 critics;
 * ``patch``: the same, with the returns that are truly earned as the values of those states;
-* ``ravl``: the least of 10 critics instead of the patch.
+* ``critics``: the least of 10 critics instead of the patch;
+* ``ravl``: these critics with their slopes turned apart, as RAVL has them.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ LEARNER: dict[str, Any] = {
     "entropy_in_target": False,
     "actor_schedule": "constant",
 }
-#: RAVL's critics. Their slopes are not turned apart: with a weight of 0.1 on EDAC's term all three
-#: members ran away here.
-RAVL: dict[str, Any] = {"num_critics": 10, "diversity": 0.0, "init": "edac"}
+#: The critics of RAVL (M = 10, eta = 1), and as many without EDAC's term.
+CRITICS: dict[str, Any] = {"num_critics": 10, "init": "edac"}
+RAVL: dict[str, Any] = {**CRITICS, "diversity": 1.0}
 
 
 class Arm(NamedTuple):
@@ -79,7 +80,8 @@ class Arm(NamedTuple):
 ARMS: dict[str, Arm] = {
     "base": Arm("base: 2 critics", {}),
     "patch": Arm("true values beyond reach", {}, patched=True),
-    "ravl": Arm("RAVL: 10 critics", RAVL),
+    "critics": Arm("least of 10 critics", CRITICS),
+    "ravl": Arm("RAVL: these, kept diverse", RAVL),
 }
 
 
@@ -193,7 +195,15 @@ def run_arm(name: str, seeds: int, updates: int, seed: int, data: Logged, quiet:
             measured(learner, group.state, group.seeds, starts, group.step)
             for group in stage.groups
         ]
-        return {key: [v for part in parts for v in part[key].tolist()] for key in parts[0]}
+        found = {key: [v for part in parts for v in part[key].tolist()] for key in parts[0]}
+        if arm.patched:
+            shares = [
+                group.experience.metrics.get("patched_share", torch.zeros(1)).tolist()
+                for group in stage.groups
+                if group.experience is not None
+            ]
+            found["patched_share"] = [v for own in shares for v in own]
+        return found
 
     stage, curve = train_arm(
         name, config, learner, groups, data, imaginations, measure, min(POINTS, updates), quiet
