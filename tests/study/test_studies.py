@@ -12,6 +12,7 @@ import torch
 
 from worldrl.cli.main import main
 from worldrl.data.collect import collect
+from worldrl.data.dataset import load
 from worldrl.data.export import export
 from worldrl.envs import make
 from worldrl.study import edge_of_reach, point
@@ -65,6 +66,9 @@ def test_arguments_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[
     given = ["study", "true-dynamics", "Hopper-v5", "dataset=x.npz"]
     assert main([*given, "population=2"]) == 2
     assert "use --seeds" in capsys.readouterr().err
+    for setting in "eval_every=5", "acceptance=ope", "guard.value_bound=2", "model=RUN":
+        assert main([*given, setting]) == 2
+        assert f"{setting.partition('=')[0]} cannot be set here" in capsys.readouterr().err
     assert main([*given, "learner.hiden=3"]) == 2
     assert "learner.hidden" in capsys.readouterr().err
     assert main([*given, "learner.kind=bc"]) == 2
@@ -104,11 +108,14 @@ def test_true_dynamics_learns_in_the_simulator(
 ) -> None:
     out = tmp_path / "study"
     settings = ["learner.hidden=8", "imagination.batch_size=16", "evaluation.episodes=1"]
+    settings += ["dataset.reward_scale=10"]
     given = ["Hopper-v5", f"dataset={hopper_file}", *settings]
     options = ["--updates", "3", "--seeds", "2", "--out", str(out), "--json"]
     assert main(["study", "true-dynamics", *given, *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["agreement"] > 0.95
+    largest = float(np.abs(load(str(hopper_file)).rewards).max())
+    assert printed["value_limit"] == pytest.approx(10 * largest / (1 - 0.99), rel=1e-5)
     for arm in "base", "ravl":
         curve = printed["curves"][arm]
         assert np.array(curve["max_abs_q"]).shape == (4, 2)

@@ -35,6 +35,7 @@ from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.execution import device_of
 from worldrl.training.logged import Logged, logged
 from worldrl.training.policy import PolicyStage
+from worldrl.training.rewards import reward_transform
 from worldrl.training.train import ScorerFactory
 from worldrl.training.world.simulated import world_of_simulator
 from worldrl.training.world.world_model import ends_function, members
@@ -79,7 +80,8 @@ def true_dynamics(
     path = new_directory(f"true-dynamics-{env_id}", out)
     with settings_restored():
         set_determinism(config.threads)
-        data = logged(dataset, device_of(config.device))
+        rewards = reward_transform(source, dataset)
+        data = logged(dataset, device_of(config.device), rewards)
         curves = {
             name: run_arm(name, own, data, stepper, scorers, dataset.metadata.env_id, quiet)
             for name, own in configs.items()

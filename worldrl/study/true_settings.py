@@ -37,7 +37,13 @@ DECIDED = {
     "num_updates": "use --updates",
     "learner.num_critics": "it tells the arms apart",
     "learner.init": "it tells the arms apart",
-    "guard.enabled": "guards would stop what the study is to show",
+    "guard": "guards would stop what the study is to show",
+    "acceptance": "all policies are scored",
+    "eval_every": "the study measures at ten times of its own",
+    "log_every": "the study measures at ten times of its own",
+    "checkpoint_every": "a study keeps none",
+    "keep_checkpoints": "a study keeps none",
+    "tensorboard": "a study writes a page of its own",
     "evaluation.env_id": "it is ENV_ID",
     "model": "the simulator is the model",
 }
@@ -53,8 +59,8 @@ def arm_configs(
     """
     given = {override.partition("=")[0] for override in overrides}
     for key, why in DECIDED.items():
-        if key in given:
-            raise ConfigError(f"{key} cannot be set here: {why}")
+        if found := [name for name in given if name == key or name.startswith(f"{key}.")]:
+            raise ConfigError(f"{found[0]} cannot be set here: {why}")
     common = [default for default in DEFAULTS if default.partition("=")[0] not in given]
     common += overrides
     common += [f"num_updates={updates}", f"population={seeds}", f"seed={seed}"]
