@@ -94,8 +94,8 @@ def methods_table(methods: dict[str, Any]) -> str:
         "Built by `tools/records pages` from the records under `methods/`; a cell is made again by",
         "`tools/records run methods/DATASET-RECIPE`. Small networks and few updates, on a dataset",
         f"the same for all: {common['population']} seeds as one population, with one world model",
-        "a seed; other units stand in a cell where an update costs ten times another's. The rest",
-        "is each recipe's own row for data without published settings, but for what",
+        "a seed; other units stand in a cell where an update costs several times another's. The",
+        "rest is each recipe's own row for data without published settings, but for what",
         "`tools/methods.yaml` states. This compares what methods do with a small budget, not what",
         f"they reach. Mean return ± deviation over seeds of the last policy, {EPISODES}",
         "deterministic episodes each, and the normalised score in brackets; **bold** is above the",
@@ -123,6 +123,7 @@ def methods_table(methods: dict[str, Any]) -> str:
         ]
         if any(row):
             lines.append(f"| `{recipe}` | {' | '.join(row)} |")
+    lines += ["", *(f"- {note.strip()}" for note in methods["notes"])]
     return "\n".join(lines) + "\n"
 
 

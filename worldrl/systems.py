@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -95,9 +96,20 @@ def simulator(settings: TrainConfig, dataset: Dataset) -> Stepper:
             "the data does not name an environment, so there is no simulator to imagine in. Set "
             "imagination.env_id"
         )
+    if (own.env_id or recorded) == recorded and (own.gravity, own.friction, own.damping) == (
+        1,
+        1,
+        1,
+    ):
+        print(
+            f"worldrl: warning: the simulator is {recorded} itself, so this run learns in the real "
+            "system. Set imagination.gravity, friction or damping, or imagination.env_id, for one "
+            "that is not exact",
+            file=sys.stderr,
+        )
     # It need not be the one that recorded the data: the learner holds it against the data.
     build = scoring_of(recorded, own.env_id, allow_other=True).factory
-    altered = partial(make_altered, build, own.gravity, own.friction, own.damping)
+    altered = partial(make_altered, build, *altered_by)
     rows = dataset.transitions()
     return simulator_stepper(altered, rows.observation, rows.action)
 

@@ -452,6 +452,27 @@ def test_a_run_brings_the_dynamics_reward_that_it_learned(tmp_path):
     assert found.imagination.filter.reward.hidden == (8,)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words", "why"),
+    [
+        ("iql", ["model.num_members=9"], "nothing asks a world model"),
+        ("iql", ["termination.kind=never"], "nothing is imagined"),
+        ("sac", ["learner.temperature=fixed", "learner.target_entropy=-3"], "temperature is fixed"),
+        ("mopo", ["learner.temperature=fixed", "learner.max_temperature=2"], "is fixed"),
+        ("cql", ["learner.target_entropy=-3", "learner.entropy_per_action=0.5"], "says it"),
+    ],
+)
+def test_an_override_that_nothing_reads_is_refused(tmp_path, recipe, words, why):
+    with pytest.raises(
+        ConfigError, match=f"{words[-1].partition('=')[0]} would be unused: .*{why}"
+    ):
+        load_config("train", recipe, ["dataset=x", *words])
+    # A file may be the whole configuration of another run.
+    whole = load_config("train", recipe, ["dataset=x"])
+    (tmp_path / "config.yaml").write_text(dump_config(whole))
+    assert load_config("train", str(tmp_path / "config.yaml"), words[:-1]) is not None
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"arguments: model is '.*none', and there is no run"):
         load_config("train", "mopo", ["dataset=x", f"model={tmp_path / 'none'}"])

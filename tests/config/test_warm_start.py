@@ -94,7 +94,7 @@ def test_rlpd_takes_the_data_alone(run_of: Any) -> None:
 
 @pytest.mark.parametrize("recipe", ["wsrl", "rlpd"])
 def test_a_recipe_with_a_runs_weights_keeps_its_networks(run_of: Any, recipe: str) -> None:
-    run = run_of("sac", **{"learner.hidden": [8, 8]})
+    run = run_of("sac", **{"learner.hidden": [8, 8], "learner.layer_norm": False})
     learner = loaded(run, recipe, weights="run").learner
     assert (learner.hidden, learner.num_critics) == ((8, 8), 10)
     assert isinstance(learner, SACSettings)
@@ -135,7 +135,7 @@ def test_a_runs_rewards_stay_with_its_critics(run_of: Any) -> None:
     [
         ("bc", {}, r"learner.kind is bc, which clones .* td3bc, rebrac, prdc or iql .*rlpd"),
         ("sac", {"learner.hidden": [9]}, r"learner.hidden is \[9\], and the weights of .*\[256"),
-        ("sac", {"learner.layer_norm": True}, r"layer_norm is True, .* trained with False"),
+        ("sac", {"learner.layer_norm": False}, r"layer_norm is False, .* trained with True"),
         ("sac", {"dataset.reward_scale": 2.0}, r"reward_scale is 2.0, .* trained with 1.0"),
         ("td3bc", {"learner.kind": "rebrac"}, "learner.kind is rebrac, .* trained with td3bc"),
         ("cql", {"learner.kind": "cql"}, "is made for logged data alone"),

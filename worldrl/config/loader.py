@@ -35,9 +35,19 @@ from worldrl.config.layers import (
     short,
     shorthands,
 )
+from worldrl.config.learners import SoftSettings
+from worldrl.config.model import EnsembleSettings
 from worldrl.config.schema import Config, FinetuneConfig, PretrainConfig, TrainConfig
+from worldrl.config.termination import TerminationSettings
 from worldrl.config.warm_start import refuse_other_networks, starting_from_run
 from worldrl.errors import ConfigError, suggestion
+
+OF_A_LEARNED_TEMPERATURE = (
+    "target_entropy",
+    "entropy_per_action",
+    "max_temperature",
+    "temperature_learning_rate",
+)
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 """``["a.b=c", ...]`` as typed on a command line, or ``{"a.b": value}`` with Python values."""
@@ -82,6 +92,7 @@ def load_config(stage: str, recipe: str = "", overrides: Overrides = ()) -> Conf
     config = _checked(stage, gathered, base)
     if isinstance(config, FinetuneConfig):
         refuse_other_networks(config)
+    _refuse_unread(config, gathered)
     return config
 
 
@@ -106,6 +117,42 @@ def _checked(stage: str, gathered: Gathered, base: str) -> Config:
         return root.model_validate({**nest(gathered), "recipe": base}, strict=True)
     except ValidationError as error:
         raise ConfigError(_explain(error, root, gathered)) from None
+
+
+def _refuse_unread(config: Config, gathered: Gathered) -> None:
+    """Refuse overrides that nothing reads; files and recipes may hold more than a run needs."""
+
+    def typed(group: str, usual: BaseModel, names: Iterable[str] | None = None) -> list[str]:
+        """Those of a group, or some of it, that are not what they are anyway."""
+        return [
+            dotted(path)
+            for path, entry in gathered.items()
+            if entry.origin == _ARGUMENTS
+            and path[0] == group
+            and (names is None or path[1] in names)
+            and entry.value != getattr(usual, path[1])
+        ]
+
+    unread: list[tuple[list[str], str]] = []
+    if isinstance(config, TrainConfig) and not config.uses_model:
+        if config.acceptance.kind == "none":
+            unread.append((typed("model", EnsembleSettings()), "nothing asks a world model"))
+        if config.imagination.kind == "none":
+            unread.append((typed("termination", TerminationSettings()), "nothing is imagined"))
+    learner = None if isinstance(config, PretrainConfig) else config.learner
+    if isinstance(learner, SoftSettings):
+        usual = type(learner)()
+        if learner.temperature == "fixed":
+            found = typed("learner", usual, OF_A_LEARNED_TEMPERATURE)
+            unread.append((found, "learner.temperature is fixed"))
+        elif learner.target_entropy is not None:
+            found = typed("learner", usual, ("entropy_per_action",))
+            unread.append((found, "learner.target_entropy says it"))
+    for names, why in unread:
+        if names:
+            raise ConfigError(
+                f"{_ARGUMENTS}: {' and '.join(names)} would be unused: {why}. Leave it out"
+            )
 
 
 def _with_a_trained_model(gathered: Gathered) -> Gathered:
