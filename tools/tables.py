@@ -32,6 +32,9 @@ def table(experiments: dict[str, Any]) -> str:
     lines = [
         "# Results",
         "",
+        "[Every method on the same data](methods.md) · [Studies](studies.md) ·",
+        "[Estimates without the environment](offline.md)",
+        "",
         "Built by `tools/records pages` from the records beside this page; each row is made again",
         "by `tools/records run NAME`. Scores are of the last policy, mean ± deviation over seeds",
         f"(of one seed: over episodes), {EPISODES} deterministic episodes each; in brackets the",

@@ -96,11 +96,8 @@ def simulator(settings: TrainConfig, dataset: Dataset) -> Stepper:
             "the data does not name an environment, so there is no simulator to imagine in. Set "
             "imagination.env_id"
         )
-    if (own.env_id or recorded) == recorded and (own.gravity, own.friction, own.damping) == (
-        1,
-        1,
-        1,
-    ):
+    altered_by = own.gravity, own.friction, own.damping
+    if own.env_id in (None, recorded) and all(one == 1 for one in altered_by):
         print(
             f"worldrl: warning: the simulator is {recorded} itself, so this run learns in the real "
             "system. Set imagination.gravity, friction or damping, or imagination.env_id, for one "
