@@ -1,231 +1,61 @@
-"""The stage that trains policies: batches, refreshes, guards, and exact continuation."""
+"""The stage that trains policies: batches, refreshes, and guards."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from policy_stages import (
+    LONE,
+    ROWS,
+    SEEDS,
+    TOGETHER,
+    A,
+    S,
+    Scribe,
+    assert_same,
+    both,
+    config,
+    config_without_imagination,
+    copied,
+    explode,
+    go_on,
+    imaginations,
+    imagining,
+    logged_rows,
+    rollouts_of,
+    run,
+    stage_of,
+    uninterrupted,
+    world_of,
+)
 from support import log_of
 from torch import Tensor
 
-from worldrl.config.imagination import RolloutSettings
 from worldrl.config.schema import TrainConfig
-from worldrl.errors import ConfigError, RunError
-from worldrl.imagination import IMAGINATIONS, buffer
+from worldrl.errors import ConfigError
+from worldrl.imagination import buffer
 from worldrl.imagination.branched import BranchedRollouts, steps_before
 from worldrl.imagination.experience import (
-    ImaginedExperience,
     check_buffers,
-    imagined_experience,
 )
 from worldrl.imagination.health import RolloutHealth
 from worldrl.imagination.penalties import PENALTIES
-from worldrl.imagination.rollout import Rollouts, measured, upper_quantile
-from worldrl.imagination.setup import Setup
+from worldrl.imagination.rollout import measured, upper_quantile
 from worldrl.learners import LEARNERS
-from worldrl.models.ensemble import Ensemble, Standardizer, init_ensemble
-from worldrl.models.world import World
-from worldrl.random import generator
 from worldrl.rows import pack
 from worldrl.training import guards
 from worldrl.training.compilation import compiler_available
-from worldrl.training.logged import Logged
-from worldrl.training.policy import PolicyStage
-from worldrl.training.policy_group import episode_means, members_of
-from worldrl.training.stages import Snapshot, flat
+from worldrl.training.policy_group import episode_means
 from worldrl.types import (
-    Batch,
-    Context,
-    Imagination,
     LearnerState,
-    Log,
     Metrics,
-    Noise,
     Parameters,
-    Transitions,
 )
-
-S, A, ROWS = 3, 2, 50
-SEEDS = (4, 5, 6)
-LONE, TOGETHER = [[4], [5], [6]], [[4, 5, 6]]
-both = pytest.mark.parametrize("groups", [LONE, TOGETHER], ids=["groups of one", "one group"])
-
-
-def config(imagination: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
-    """60 updates, a refresh every 7."""
-    branched = {
-        "kind": "branched", "horizon": 2, "batch_size": 9, "every": 7, "retain": 3,
-        "real_ratio": 0.35, "penalty": {"kind": "ensemble_std", "weight": 1.0},
-    }  # fmt: skip
-    base = {
-        "dataset": {"source": "none"},
-        "learner": {"kind": "sac", "hidden": (8, 8), "batch_size": 10},
-        "num_updates": 60,
-        "population": 3,
-        "imagination": branched | (imagination or {}),
-    }
-    return TrainConfig.model_validate(base | changes)
-
-
-def config_without_imagination(**changes: Any) -> TrainConfig:
-    return TrainConfig.model_validate(
-        config(**changes).model_dump() | {"imagination": {"kind": "none"}}
-    )
-
-
-def logged_rows() -> Logged:
-    """Rewards 1 ... 50: a row is known by its reward."""
-    random = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
-
-    observation = normal(ROWS, S)
-    batch = Transitions(
-        observation, normal(ROWS, A).tanh(), torch.arange(1.0, ROWS + 1),
-        observation + 0.1 * normal(ROWS, S), torch.zeros(ROWS),
-    )  # fmt: skip
-    return Logged(
-        pack(batch), torch.ones(ROWS, dtype=torch.bool), torch.zeros(ROWS, dtype=torch.int64), S, A,
-        -np.ones(A, np.float32), np.ones(A, np.float32),
-    )  # fmt: skip
-
-
-def world_of(seeds: Sequence[int]) -> World:
-    """An untrained ensemble that pays about -20, so that its rows are known by their reward."""
-    parameters = init_ensemble([generator(seed, "init") for seed in seeds], S, A, (8,), 4)
-    parameters["bias.1"][..., S] = -20.0
-    count = len(seeds)
-    return World(
-        Ensemble(
-            parameters,
-            Standardizer(torch.zeros(count, S + A), torch.ones(count, S + A)),
-            Standardizer(torch.zeros(count, S + 1), torch.ones(count, S + 1)),
-            torch.stack([torch.randperm(4, generator=generator(seed, "e"))[:2] for seed in seeds]),
-        ),
-        {"limit": torch.full((count, 1), 1.5)},
-    )
-
-
-def ends(terminator: Parameters, observation: Tensor, action: Tensor, following: Tensor) -> Tensor:
-    return following[..., 0] > terminator["limit"]
-
-
-def go_on() -> bool:
-    return False
-
-
-class Scribe:
-    """A learner that writes down its batches and counts; a seed may be ruined from an update on."""
-
-    phases = 1
-    metric_names = ("critic_loss", "value_mean")
-
-    def __init__(
-        self,
-        ruin: Callable[[int, int], float] = lambda seed, update: 0.0,
-        loss: Callable[[int, int], float] = lambda seed, update: 1.0,
-        value: Callable[[int, int], float] = lambda seed, update: 0.0,
-    ) -> None:
-        self.ruin, self.loss, self.value = ruin, loss, value
-        self.batches: dict[int, list[Batch]] = {}
-
-    def initialise(self, seeds: Sequence[int], log: Log, first: int = 0) -> LearnerState:
-        numbers = {"discount": 0.9, "target_rate": 0.005}
-        return {
-            "settings": {k: torch.full((len(seeds),), v).double() for k, v in numbers.items()},
-            "actor": {"weight": torch.zeros(len(seeds), 1)},
-            "seeds": torch.tensor(list(seeds)).double(),
-            "updates": torch.zeros(len(seeds)),  # never rolled back by a ruined value
-        }
-
-    def noise(self, generator: torch.Generator, count: int, batch_size: int) -> Noise:
-        return {"actions": torch.randn(count, 1, batch_size, A, generator=generator)}
-
-    def update(
-        self, state: LearnerState, batch: Batch, noise: Noise, context: Context, phase: int = 0
-    ) -> Metrics:
-        seeds = [int(seed) for seed in state["seeds"]]
-        for member, seed in enumerate(seeds):
-            own = Batch(*(value[member].clone() for value in batch))
-            self.batches.setdefault(seed, []).append(own)
-        numbers = [len(self.batches[seed]) for seed in seeds]  # 1 for the first update
-        state["updates"] += 1
-        add = [1 + self.ruin(*pair) for pair in zip(seeds, numbers, strict=True)]
-        state["actor"]["weight"] += torch.tensor(add)[:, None]
-        return {
-            name: torch.tensor([rule(*pair) for pair in zip(seeds, numbers, strict=True)])
-            for name, rule in (("critic_loss", self.loss), ("value_mean", self.value))
-        }
-
-    def policy_parameters(self, state: LearnerState) -> Parameters:
-        actor: Parameters = state["actor"]
-        return actor
-
-    def act(self, policy: Parameters, observation: Tensor, noise: Tensor | None) -> Tensor:
-        assert noise is not None
-        return (0.0 * policy["weight"][..., None] + noise).tanh()
-
-
-def stage_of(
-    groups: Sequence[Sequence[int]], settings: TrainConfig | None = None, learner: Any = None
-) -> PolicyStage:
-    settings = settings or config()
-    if learner is None:
-        learner = LEARNERS[settings.learner.kind](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
-    return imagining(settings, learner, groups, imaginations(settings, learner, groups))
-
-
-def imagining(
-    settings: TrainConfig,
-    learner: Any,
-    groups: Sequence[Sequence[int]],
-    found: Sequence[Imagination] | None,
-    rows: Logged | None = None,
-    fast: bool = False,
-) -> PolicyStage:
-    rows = rows or logged_rows()
-    experiences = found and imagined_experience(settings.imagination, found, groups, rows.rows)
-    return PolicyStage(settings, learner, members_of(groups, rows.log, experiences), rows, fast)
-
-
-def imaginations(
-    settings: TrainConfig, learner: Any, groups: Sequence[Sequence[int]]
-) -> list[Imagination] | None:
-    if settings.imagination.kind == "none":
-        return None
-    worlds = [world_of(seeds) for seeds in groups]
-    setup = Setup(
-        groups, learner, worlds, ends, logged_rows().log, settings.num_updates,
-        lambda step, calls: step,
-    )  # fmt: skip
-    return IMAGINATIONS[settings.imagination.kind](settings.imagination, setup)
-
-
-def rollouts_of(settings: TrainConfig) -> Rollouts:
-    """Of all members as one group."""
-    learner = LEARNERS[settings.learner.kind](settings.learner, S, A, settings.num_updates)  # type: ignore[call-arg]
-    found = imaginations(settings, learner, TOGETHER)
-    assert found is not None
-    assert isinstance(found[0], BranchedRollouts)
-    return found[0].rollouts
-
-
-def run(stage: PolicyStage, until: int = 60, log_every: int = 10) -> list[dict[str, list[float]]]:
-    """As the loop does it: a report at every multiple of ``log_every``."""
-    reports = []
-    while stage.step < until and not stage.finished:
-        stage.advance(min((stage.step // log_every + 1) * log_every, until), go_on)
-        if stage.step % log_every == 0:
-            reports.append(stage.report())
-    return reports
-
 
 # -- batches -------------------------------------------------------------------------------
 
@@ -459,7 +289,7 @@ def test_where_nothing_compares_members_reports_say_nothing_of_disagreement(grou
     assert all(math.isfinite(v) for n in names for v in reports[0][f"imagined_{n}"])
     second.restore(copied(first.snapshot()))
     assert run(second) == run(first)
-    _assert_same(second, first)
+    assert_same(second, first)
 
 
 @pytest.mark.parametrize("kind", ["drop", "truncate", "terminal", "absorb"])
@@ -513,10 +343,6 @@ def test_a_member_for_which_nothing_is_imagined_is_stopped_before_it_learns(grou
     assert stage.trips[2] is not None
     assert "no imagined transition was kept" in stage.trips[2].reason
     assert stage.policy_parameters()["weight"].flatten().tolist() == [20.0, 20.0, 0.0]
-
-
-def explode(seed: int, update: int) -> float:
-    return math.nan if seed == 5 and update > 23 else 0.0
 
 
 @both
@@ -748,230 +574,6 @@ def test_a_stop_request_leaves_the_stage_as_far_as_its_last_group():
     assert not stage.finished
     stage.advance(500, go_on)
     assert stage.step == 500
-
-
-# -- continuation --------------------------------------------------------------------------
-
-
-def copied(snapshot: Snapshot) -> Snapshot:
-    """As a checkpoint gives it back."""
-    return Snapshot(
-        {name: value.clone() for name, value in snapshot.model.items()},
-        {name: value.clone() for name, value in snapshot.state.items()},
-        json.loads(json.dumps(snapshot.plain)),
-    )
-
-
-def _assert_same(found: PolicyStage, wanted: PolicyStage) -> None:
-    one, other = found.snapshot(), wanted.snapshot()
-    assert one.plain == other.plain
-    for mine, theirs in (one.model, other.model), (one.state, other.state):
-        assert mine.keys() == theirs.keys()
-        for name, value in theirs.items():
-            torch.testing.assert_close(mine[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
-    for group, same in zip(found.groups, wanted.groups, strict=True):
-        assert isinstance(group.experience, ImaginedExperience)
-        assert isinstance(same.experience, ImaginedExperience)
-        mine, theirs = group.experience.buffer, same.experience.buffer
-        assert mine.counts.equal(theirs.counts)
-        for slot in range(mine.retain):
-            for member, count in enumerate(mine.counts[:, slot].tolist()):
-                assert mine.slot(slot)[member, :count].equal(theirs.slot(slot)[member, :count])
-
-
-@cache
-def uninterrupted(together: bool) -> tuple[PolicyStage, list[dict[str, list[float]]]]:
-    """The whole run and its reports."""
-    stage = stage_of(TOGETHER if together else LONE)
-    return stage, run(stage)
-
-
-@both
-@pytest.mark.parametrize("at", [0, 1, 7, 10, 13, 33, 59])
-def test_continues_bit_identically_from_a_snapshot(groups, at):
-    """At any update: within an interval of reports, of refreshes, of noise blocks."""
-    whole, wanted = uninterrupted(groups is TOGETHER)
-    first = stage_of(groups)
-    run(first, until=at)
-    saved = copied(first.snapshot())
-    second = stage_of(groups)
-    second.restore(saved)
-    assert second.step == at
-    reports = run(second)
-    assert reports == wanted[len(wanted) - len(reports) :]
-    _assert_same(second, whole)
-
-
-def adversarial(**changes: Any) -> TrainConfig:
-    """As :func:`config`, with a model that changes before every refresh but the first."""
-    imagination = config().imagination.model_dump(include=set(RolloutSettings.model_fields))
-    own = {"kind": "adversarial", "model_updates": 3, "model_batch_size": 5}
-    return TrainConfig.model_validate(
-        config(**changes).model_dump() | {"imagination": imagination | own}
-    )
-
-
-@both
-@pytest.mark.parametrize("at", [3, 7, 20, 33])
-def test_a_model_that_changes_continues_bit_identically(groups, at):
-    """Before, at and after a refresh; the live ones were made by other models than today's."""
-    settings = adversarial()
-    whole, first, second = (stage_of(groups, settings) for _ in range(3))
-    wanted = run(whole, until=40)
-    run(first, until=at)
-    second.restore(copied(first.snapshot()))
-    reports = run(second, until=40)
-    assert reports == wanted[len(wanted) - len(reports) :]
-    _assert_same(second, whole)
-    names = {n for n in whole.snapshot().state if n.startswith("refreshes/imagination/")}
-    assert "refreshes/imagination/model/weight.0" in names
-    assert "refreshes/imagination/adam/steps" in names
-    model = whole.snapshot().state["refreshes/imagination/model/weight.0"]
-    slots = [whole.snapshot().state[f"refreshes/{n}/model/weight.0"] for n in range(3)]
-    assert model.equal(slots[-1])
-    assert not slots[0].equal(slots[1])
-
-
-@both
-def test_a_snapshot_does_not_change_afterwards(groups):
-    stage = stage_of(groups, config(guard={"warmup": 30}))
-    run(stage, until=23)
-    saved, kept = stage.snapshot(), copied(stage.snapshot())
-    run(stage, until=45)
-    assert json.loads(json.dumps(saved.plain)) == kept.plain
-    for part, same in (saved.model, kept.model), (saved.state, kept.state):
-        assert all(part[name].equal(value) for name, value in same.items())
-
-
-def test_continues_bit_identically_across_noise_blocks():
-    settings = config(num_updates=230)
-    whole, first, second = (stage_of(LONE[:1], settings) for _ in range(3))
-    run(whole, until=230)
-    run(first, until=117)
-    second.restore(copied(first.snapshot()))
-    run(second, until=230)
-    _assert_same(second, whole)
-
-
-@both
-@pytest.mark.parametrize("at", [13, 33])
-def test_continues_bit_identically_with_a_stopped_member(groups, at):
-    """A group that stopped long ago holds other refreshes than those that go on."""
-
-    def poisoned(seed: int) -> Callable[[PolicyStage], None]:
-        def poison(stage: PolicyStage) -> None:
-            group = stage.groups[0] if len(groups) == 1 else stage.groups[seed]
-            member = seed if len(groups) == 1 else 0
-            group.state["actor"]["weight.0"][member] = math.nan
-
-        return poison
-
-    for seed in (0, 1):
-        poison = poisoned(seed)
-        whole, first, second = stage_of(groups), stage_of(groups), stage_of(groups)
-        for stage in whole, first:
-            run(stage, until=3)
-            poison(stage)
-        run(whole)
-        run(first, until=at)
-        second.restore(copied(first.snapshot()))
-        run(second)
-        assert second.trips == whole.trips
-        assert second.trips[seed] is not None
-        _assert_same(second, whole)
-
-
-@both
-@pytest.mark.parametrize("at", [0, 20])
-def test_continues_bit_identically_with_one_group_behind(groups, at):
-    """A stop request comes when the second group has hardly begun, or not at all."""
-    whole, _ = uninterrupted(groups is TOGETHER)
-    first = stage_of(groups)
-    run(first, until=at)
-    calls: list[int] = []
-
-    def stop() -> bool:
-        calls.append(1)
-        return len(calls) > 1
-
-    first.advance(at + 10, stop)
-    second = stage_of(groups)
-    second.restore(copied(first.snapshot()))
-    assert [g.step for g in second.groups] == [g.step for g in first.groups]
-    run(second)
-    _assert_same(second, whole)
-
-
-@both
-def test_reference_losses_and_trips_survive_a_snapshot(groups):
-    guard = {"warmup": 20, "critic_loss_growth": 10.0}
-
-    def build(learner: Scribe) -> PolicyStage:
-        return stage_of(groups, config(guard=guard), learner)
-
-    first = build(Scribe(ruin=explode))
-    run(first, until=40)
-    saved = copied(first.snapshot())
-    # from here on the loss is large: only who knows its reference can tell
-    second = build(Scribe(loss=lambda seed, update: 1e4 if seed == 6 else 1.0))
-    second.restore(saved)
-    assert second.trips[1] == first.trips[1] is not None
-    run(second, until=50)
-    assert [trip and trip.step for trip in second.trips] == [None, 30, 50]
-
-
-@both
-def test_the_last_good_policy_survives_a_snapshot(groups):
-    first = stage_of(groups, learner=Scribe())
-    run(first, until=34)  # the last report, and so the last good policy, was at 30
-    second = stage_of(groups, learner=Scribe(ruin=lambda seed, update: math.nan))
-    second.restore(copied(first.snapshot()))
-    run(second, until=40)
-    assert [trip and trip.step for trip in second.trips] == [40] * 3
-    assert second.policy_parameters()["weight"].flatten().tolist() == [30.0] * 3
-
-
-@both
-def test_a_buffer_that_comes_out_differently_is_refused(groups):
-    first = stage_of(groups)
-    run(first, until=33)
-    saved = copied(first.snapshot())
-    blocks = saved.plain["groups"][-1]["refreshes"]
-    assert [refresh for refresh, _ in blocks] == [2, 3, 4]
-    digest = blocks[1][1]
-    digest[-1] = ("0" if digest[-1][0] != "0" else "1") + digest[-1][1:]
-    with pytest.raises(RunError, match="came out differently") as refusal:
-        stage_of(groups).restore(saved)
-    assert "\n" not in str(refusal.value)
-
-    other_policy = copied(first.snapshot())
-    other_policy.state["refreshes/1/weight.0"][-1] += 1e-3
-    with pytest.raises(RunError, match="came out differently"):
-        stage_of(groups).restore(other_policy)
-
-
-def test_snapshot_holds_the_live_refreshes_only():
-    stage = stage_of(TOGETHER)
-    run(stage, until=50)
-    saved = stage.snapshot()
-    assert [refresh for refresh, _ in saved.plain["groups"][0]["refreshes"]] == [5, 6, 7]
-    policy = {name for name in saved.state if name.startswith("refreshes/")}
-    names = stage.groups[0].learner.policy_parameters(stage.groups[0].state)
-    assert policy == {f"refreshes/{slot}/{name}" for slot in range(3) for name in names}
-
-
-def test_restoring_keeps_references_good():
-    """Compiled updates and evaluations hold on to the tensors they were given."""
-    stage = stage_of(TOGETHER)
-    run(stage, until=10)
-    saved = copied(stage.snapshot())
-    before = flat(stage.groups[0].state)
-    run(stage, until=20)
-    stage.restore(saved)
-    after = flat(stage.groups[0].state)
-    assert all(after[name] is before[name] for name in before)
-    for name, value in saved.model.items():
-        assert stage.policy_parameters()[name.removeprefix("policy/")].equal(value)
 
 
 @pytest.mark.parametrize(("kind", "lag"), [("sac", 100.0), ("td3bc", 200.0), ("bc", 1.0)])
