@@ -146,7 +146,7 @@ def test_collect_with_a_run(worldrl, tmp_path, monkeypatch):
             return np.full((len(observations), 1), 1.25, np.float32)
 
     asked = []
-    monkeypatch.setattr("worldrl.api.load_policy", lambda path: asked.append(path) or Saved())
+    monkeypatch.setattr("worldrl.policy.load_policy", lambda path: asked.append(path) or Saved())
     (tmp_path / "run").mkdir()
     options = ("--policy", tmp_path / "run", "--steps", 5, "--out", tmp_path / "a.npz")
     worldrl("data", "collect", "Pendulum-v1", *options)

@@ -11,9 +11,9 @@ from worldrl.study import point
 
 
 def test_a_step_and_its_reward() -> None:
-    state, action = torch.tensor([1.1, 0.2]), torch.tensor([1.0, -1.0])
+    state, action = torch.tensor([0.9, 0.2]), torch.tensor([1.0, -1.0])
     arrived = point.step(state, action)
-    torch.testing.assert_close(arrived, torch.tensor([1.2, 0.1]))
+    torch.testing.assert_close(arrived, torch.tensor([1.0, 0.1]))
     expected = torch.exp(torch.tensor(-(0.1**2) / (2 * point.BUMP_WIDTH**2))) - 0.1 * 0.1
     torch.testing.assert_close(point.reward(arrived), expected)
 
