@@ -4,9 +4,10 @@
     tools/bench loop [--json] [--rounds N]
 
 Every bench prints its rate, the fraction of the float32 matmul peak that its matrix products reach
-(counting their FLOPs only, by the formula in its docstring), and the ceiling: the fraction that
-these products reach alone, in this shape, without anything around them. The peak is the median of
-2048^3 products, measured between the rounds in the same process. Rates are medians over rounds.
+(counting their FLOPs only, by the formulas in tools/products.py), and the ceiling: the fraction
+that these products reach alone, in this shape, batched or network by network, whichever is faster.
+The peak is the median of 2048^3 products, measured between the rounds in the same process. Rates
+are medians over rounds.
 ``loop`` is the share of a run's time that goes into the loop around the updates: metrics, progress,
 status and one checkpoint every 5,000 updates, beside the same updates without them.
 Synthetic data: observation size 17, action size 6, 100,000 rows.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from worldrl.config.learners import SoftSettings
 from worldrl.config.model import EnsembleSettings
@@ -44,7 +45,8 @@ def flops(shapes: list[Shape]) -> float:
 
 
 def matmul_seconds(shapes: list[Shape], dtype: torch.dtype, device: torch.device) -> float:
-    """Time of the products alone, one after another, operands warm as training has them."""
+    """Time of the products alone, one after another, operands warm as training has them; each as
+    one batched product or network by network, whichever is faster."""
     operands = [
         (
             torch.randn(b, m, k, device=device, dtype=dtype),
@@ -54,9 +56,22 @@ def matmul_seconds(shapes: list[Shape], dtype: torch.dtype, device: torch.device
         for b, m, k, n in shapes
     ]
 
+    def batched(left: Tensor, right: Tensor, out: Tensor) -> None:
+        torch.bmm(left, right, out=out)
+
+    def one_by_one(left: Tensor, right: Tensor, out: Tensor) -> None:
+        for one in range(len(left)):
+            torch.mm(left[one], right[one], out=out[one])
+
+    def faster(*operand: Tensor) -> Callable[..., None]:
+        ways = batched, one_by_one
+        return min(ways, key=lambda way: median_seconds(lambda: way(*operand), 7))
+
+    chosen = [(faster(*operand), operand) for operand in operands]
+
     def run() -> None:
-        for left, right, out in operands:
-            torch.bmm(left, right, out=out)
+        for way, operand in chosen:
+            way(*operand)
 
     run()
     return median_seconds(run, 7)
