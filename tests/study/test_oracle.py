@@ -102,7 +102,7 @@ def test_arms_differ_in_what_they_say_and_nothing_else() -> None:
     base, patch, critics, ravl = (learner_settings(arm) for arm in ARMS.values())
     assert base == patch
     assert critics == ravl.model_copy(update={"diversity": 0.0})
-    assert ravl.diversity == 1
+    assert ravl.diversity > 0
     assert ARMS["patch"].patched
     assert not ARMS["base"].patched
     assert ravl.num_critics == 10
