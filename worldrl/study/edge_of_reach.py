@@ -64,9 +64,9 @@ LEARNER: dict[str, Any] = {
     "entropy_in_target": False,
     "actor_schedule": "constant",
 }
-#: Ten critics, and the same with EDAC's term, which makes them RAVL's. Its weight is not the published
-#: 1: that is for errors of many units of value, and here they are small. With 1 or 0.1 the term decides
-#: how critics slope, and values ran away in every member.
+#: Ten critics, and the same with EDAC's term, which makes them RAVL's. Its weight is not the
+#: published 1: that is for errors of many units of value, and here they are small. With 1 or 0.1
+#: the term decides how critics slope, and values ran away in every member.
 CRITICS: dict[str, Any] = {"num_critics": 10, "init": "edac"}
 RAVL: dict[str, Any] = {**CRITICS, "diversity": 0.003}
 

@@ -165,8 +165,8 @@ def write_up(
         f"{record['true_value']:.4g}, best return {record['best_return']:.4g}; "
         f"{record['updates']:,} updates, seeds {', '.join(map(str, record['seeds']))}. The goal, "
         "the width of its bump and the rates were chosen so that the base arm fails: with slower "
-        "targets it does so less often, and with faster ones ten critics fail too. So was the weight "
-        "of RAVL's term: with the published 1, or 0.1, values run away in that arm as well."
+        "targets it does so less often, and with faster ones ten critics fail too. So was the "
+        "weight of RAVL's term: with the published 1, or 0.1, values run away in that arm as well."
     )
     return [
         Section("What it is", about),
