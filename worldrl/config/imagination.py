@@ -31,7 +31,7 @@ DISAGREEMENTS = (
 StopKind = Literal["none", "truncate", "drop", "terminal", "absorb"]
 
 
-StopMeasure = Literal[
+Measure = Literal[
     "max_aleatoric",
     "max_dev_from_mean",
     "max_pairwise_diff",
@@ -39,9 +39,10 @@ StopMeasure = Literal[
     "ensemble_var",
     "mean_std",
     "normalized_std",
-    "ll_var",
-    "loo_kl",
 ]
+"""Of what the members predict alone."""
+StopMeasure = Literal[Measure, "ll_var", "loo_kl"]
+"""Also those that ask which member made the sample."""
 
 
 PenaltyKind = Literal["none", StopMeasure]

@@ -8,17 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from worldrl.config.base import Settings
+from worldrl.config.imagination import Measure
 from worldrl.config.learners import Discount
-
-JudgePenalty = Literal[
-    "max_aleatoric",
-    "max_dev_from_mean",
-    "max_pairwise_diff",
-    "ensemble_std",
-    "ensemble_var",
-    "mean_std",
-    "normalized_std",
-]
 
 
 class JudgeSettings(Settings):
@@ -29,7 +20,7 @@ class JudgeSettings(Settings):
     """Steps of a walk at most."""
     num_starts: PositiveInt = 512
     """Logged observations that walks start from."""
-    penalty: JudgePenalty = "ensemble_std"
+    penalty: Measure = "ensemble_std"
     """What tells that a walk leaves the data."""
     values: str | None = None
     """A run of the learner iql on the same data, a member a world of the model: its critics judge.

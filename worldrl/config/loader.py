@@ -170,42 +170,44 @@ def _with_a_trained_model(gathered: Gathered) -> Gathered:
         )
     settings = recipes.read_file(file).settings
     given = {"model": {**settings.get("model", {}), "source": source.value}}
-    brought = _brought(given, ("model",), gathered, f"the model of {source.value}", file)
+    gathered = _brought(gathered, given, ("model",), f"the model of {source.value}", file)
     chosen = gathered.get(("imagination", "filter", "kind"))
     own = settings.get("imagination", {}).get("filter", {})
     if chosen is not None and "reward" in own and own["kind"] == chosen.value:
         imagination = {"kind": "branched", "filter": {"kind": own["kind"], "reward": own["reward"]}}
         what = f"the dynamics reward of {source.value}"
         place = ("imagination", "filter", "reward")
-        brought |= _brought({"imagination": imagination}, place, gathered, what, file)
-    return gathered | brought
+        gathered = _brought(gathered, {"imagination": imagination}, place, what, file)
+    return gathered
 
 
 def _brought(
-    given: Mapping[str, Any], place: Path, gathered: Gathered, what: str, file: str
+    gathered: Gathered, given: Mapping[str, Any], place: Path, what: str, file: str
 ) -> Gathered:
-    """The settings of a group that something trained already brings.
+    """With the settings of a group that something trained already brings.
 
     Raises:
         ConfigError: others were asked of it.
     """
+
+    def inside(path: Path) -> bool:
+        return path[: len(place)] == place
+
     trained: Gathered = {}
     merge(TrainConfig, given, f"file {file}", trained)
-    trained = {path: entry for path, entry in trained.items() if path[: len(place)] == place}
-    for path, entry in list(gathered.items()):
-        if path[: len(place)] != place:
-            continue
+    trained = {path: entry for path, entry in trained.items() if inside(path)}
+    for path, entry in gathered.items():
         stated = path != ("model", "source") and not recipes.is_shipped(entry.origin)
-        if stated and (path not in trained or trained[path].value != entry.value):
+        if not inside(path) or not stated:
+            continue
+        if path not in trained or trained[path].value != entry.value:
             raise ConfigError(
                 f"{entry.origin}: {dotted(path)} is {short(entry.value)}, and {what} is trained "
                 "already"
                 + (f", with {short(trained[path].value)}" if path in trained else "")
                 + f". Leave {dotted(path)} out, or train another one without model=..."
             )
-        if path not in trained:
-            del gathered[path]
-    return trained
+    return {path: entry for path, entry in gathered.items() if not inside(path)} | trained
 
 
 def dump_config(config: Config) -> str:

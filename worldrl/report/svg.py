@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 520, 350
+WIDTH, HEIGHT = 520, 365
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 30, 40
-PLOT_TOP = TOP + 34  # below two rows of keys
+PLOT_TOP = TOP + 49  # below three rows of keys
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e")
 #: Dark, middle and bright end of a map's colours.
 SHADES = ((68, 1, 84), (33, 145, 140), (253, 231, 37))

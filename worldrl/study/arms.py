@@ -35,6 +35,15 @@ class Curve(NamedTuple):
         return self.values[name][-1]
 
 
+def health(stage: PolicyStage, name: str) -> list[float]:
+    """What the last refresh said of itself, a value a member; 0 before the first."""
+    found: list[float] = []
+    for group in stage.groups:
+        known = {} if group.experience is None else group.experience.metrics
+        found += known[name].tolist() if name in known else [0.0] * len(group.seeds)
+    return found
+
+
 def train_arm(
     name: str,
     config: TrainConfig,

@@ -29,7 +29,7 @@ from worldrl.learners.sac import SAC
 from worldrl.random import generator
 from worldrl.report.page import Section
 from worldrl.report.svg import Line, line_chart
-from worldrl.study.arms import Curve, train_arm
+from worldrl.study.arms import Curve, health, train_arm
 from worldrl.study.directory import Result, new_directory, write_study
 from worldrl.training.environment import set_determinism, settings_restored
 from worldrl.training.execution import device_of
@@ -163,12 +163,7 @@ def run_arm(
         parts = [values_of(learner, group.state, states) for group in stage.groups]
         for key in parts[0]:
             found[key] = [v for part in parts for v in part[key].tolist()]
-        dropped = [
-            group.experience.metrics.get("nonfinite", torch.zeros(1)).tolist()
-            for group in stage.groups
-            if group.experience is not None
-        ]
-        found["rows_dropped"] = [v for own in dropped for v in own]
+        found["rows_dropped"] = health(stage, "nonfinite")
         return found
 
     points = min(POINTS, config.num_updates)
