@@ -189,6 +189,7 @@ def offline(name: str, experiments: dict[str, Any], data: Path) -> None:
         own = {"cell": cell, "true_return": float(np.mean(returns))}
         rows.append({key: v for key, v in judged.to_json().items() if key != "path"} | own)
     judges = {key: v for key, v in found.judges.items() if key not in ("model", "values")}
+    judges["dataset"] = experiments[cells[0]]["dataset"]
     record = {
         "name": f"{OFFLINE}{name}",
         "command": f"tools/records offline {name}",
